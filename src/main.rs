@@ -1,1 +1,3 @@
-fn main(){}
+//! The `longshore` binary: parse, run, exit code.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Tests that need a port, a container or a second process.
