@@ -1,1 +1,7 @@
-//! Tests that need a port, a container or a second process.
+//! The one test binary: what needs a real engine, server, process or file system. Each module is a suite and stands in
+//! `.ci/suites`; `support` holds what they share.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in the functions that tests share")]
+
+mod support;
+mod support_works;

@@ -1,0 +1,11 @@
+//! What the suites share: real servers on free ports, throw-away images, bounded waiting. It owns the life of
+//! everything it starts and leaves nothing behind; it knows nothing of the code under test.
+//!
+//! A server that is missing is a failure that names its remedy, never a skipped test.
+
+pub(crate) mod docker;
+pub(crate) mod image;
+pub(crate) mod poll;
+pub(crate) mod process;
+pub(crate) mod registry;
+pub(crate) mod stalling_registry;

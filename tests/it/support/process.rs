@@ -1,0 +1,131 @@
+//! Servers as children of a test: started on a free port, awaited, and gone when the test is.
+//!
+//! # Decisions
+//! - `setpriv --pdeathsig KILL` ties a server to the thread that started it, so that a killed test leaves none behind.
+//!   Servers are therefore started from the test's own thread, never from a spawned task.
+//! - Ports come from below the ephemeral range: a port taken there could be any client's by the time the server binds.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::net::TcpStream;
+
+use super::poll::eventually;
+
+const READY_WITHIN: Duration = Duration::from_secs(30);
+const STOPPED_WITHIN: Duration = Duration::from_secs(5);
+const LOWEST_PORT: u16 = 20_000;
+const PORTS: u16 = 12_000;
+
+/// A running server; dropping it ends it.
+pub(crate) struct Server {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Starts `command`, whose output goes to `<folder>/<name>.log`, and waits until `port` of this host accepts.
+    ///
+    /// Panics with the end of that log when the server ends or stays silent.
+    pub(crate) async fn start(name: &'static str, command: &Command, folder: &Path, port: u16) -> Server {
+        let log = folder.join(format!("{name}.log"));
+        let child = tied_to_this_thread(command)
+            .stdin(Stdio::null())
+            .stdout(File::create(&log).expect("the log file can be made"))
+            .stderr(File::options().append(true).open(&log).expect("the log file can be opened"))
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} cannot be started ({error}); run scripts/test-servers"));
+        let mut server = Server { name, child, log };
+        eventually(READY_WITHIN, &format!("{name} accepts on port {port}"), async || {
+            let accepted = TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+            // Asked after connecting: had another process taken the port, ours would have ended over it.
+            server.assert_alive();
+            accepted.then_some(())
+        })
+        .await;
+        server
+    }
+
+    /// The server's process id.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("invariant: process ids fit"))
+    }
+
+    fn assert_alive(&mut self) {
+        if let Some(status) = self.child.try_wait().expect("a child can be asked for its state") {
+            panic!("{} ended with {status}; its last words:\n{}", self.name, self.last_words());
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the last words of {}:\n{}", self.name, self.last_words());
+        }
+        end(&mut self.child);
+    }
+}
+
+/// A port of 127.0.0.1 that nobody listens on; two calls of one test run never get the same one by chance of timing.
+pub(crate) fn free_port() -> u16 {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    // Tests run as processes of their own: each starts its search elsewhere.
+    let start =
+        u16::try_from(u64::from(std::process::id()) * 37 % u64::from(PORTS)).expect("invariant: below PORTS");
+    for _ in 0..PORTS {
+        let step = TAKEN.fetch_add(1, Ordering::Relaxed);
+        let port = LOWEST_PORT + (start + step) % PORTS;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between {LOWEST_PORT} and {}", LOWEST_PORT + PORTS);
+}
+
+/// Asks a process to end, then kills it.
+fn end(child: &mut Child) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("invariant: process ids fit"));
+    if matches!(child.try_wait(), Ok(None)) {
+        // It may end between the question and the signal; then there is nothing to do.
+        let _ = kill(pid, Signal::SIGTERM);
+        let start = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) && start.elapsed() < STOPPED_WITHIN {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// The same command, killed by the kernel when the starting thread ends.
+fn tied_to_this_thread(command: &Command) -> Command {
+    let mut tied = Command::new("setpriv");
+    tied.args([OsStr::new("--pdeathsig"), OsStr::new("KILL"), OsStr::new("--"), command.get_program()]);
+    tied.args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => tied.env(key, value),
+            None => tied.env_remove(key),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        tied.current_dir(folder);
+    }
+    tied
+}
