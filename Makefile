@@ -1,0 +1,28 @@
+# Everything a person does here by hand. `make` lists it. CARGO_TARGET_DIR is honoured throughout.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fmt
+
+nextest_profile := $(if $(CI),ci,default)
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: ## install what is missing, build, and run a container task through the queue
+	@scripts/c-compiler
+	@scripts/docker-engine
+	@scripts/busybox-image
+	cargo build --release --quiet
+	@scripts/demo
+
+test: ## install what the tests need and run all of them on real servers
+	@scripts/test-servers
+	cargo nextest run --profile $(nextest_profile)
+
+lint: ## formatting, clippy, shellcheck and cargo-deny (the last two where they are installed)
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; else echo "shellcheck is not installed: scripts not checked"; fi
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: dependencies not checked"; fi
+
+fmt: ## format the code
+	cargo fmt
