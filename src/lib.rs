@@ -1,5 +1,11 @@
 //! The map of the rooms; `docs/design.md` says who may know whom.
 
+pub mod broker;
+pub mod cancel;
+pub mod crew;
+pub mod error;
+pub mod events;
 pub mod retry;
+pub mod store;
 pub mod task;
 pub mod units;

@@ -1,0 +1,113 @@
+//! Messages on their way in ([`Submission`]) and out ([`Delivery`]).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{Extender, Settler};
+use crate::task::{ContentType, Priority, QueueName, Task, TaskId, envelope};
+
+/// A message's identity at its broker; stays the same when the message is handed over again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MessageId(pub String);
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One message as handed over.
+pub struct Delivery {
+    /// Who the message is, at its broker.
+    pub message: MessageId,
+    /// The queue it came from.
+    pub queue: QueueName,
+    /// What it holds.
+    pub body: Bytes,
+    /// `application/json` and the like.
+    pub content_type: Option<String>,
+    /// Character set or compression, as Celery uses it.
+    pub content_encoding: Option<String>,
+    /// Headers, as the broker has them.
+    pub headers: BTreeMap<String, Value>,
+    /// When it was submitted, where the broker knows.
+    pub submitted: Option<Timestamp>,
+    /// Whether it was handed over before.
+    pub redelivered: bool,
+    /// The timed right to it.
+    pub lease: Lease,
+}
+
+impl fmt::Debug for Delivery {
+    /// Without body and headers: they may hold tokens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("message", &self.message)
+            .field("queue", &self.queue)
+            .field("bytes", &self.body.len())
+            .field("redelivered", &self.redelivered)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The timed right to a delivery.
+pub struct Lease {
+    /// When it lapses unless extended.
+    pub until: Instant,
+    /// How long each extension is for.
+    pub duration: Duration,
+    /// Prolongs it.
+    pub extender: Box<dyn Extender>,
+    /// Ends it.
+    pub settler: Box<dyn Settler>,
+}
+
+/// A message to be queued.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// The task, for dedup, cancel and listing.
+    pub task: TaskId,
+    /// Where to.
+    pub queue: QueueName,
+    /// 0-9.
+    pub priority: Priority,
+    /// What it holds.
+    pub body: Bytes,
+    /// How it is written.
+    pub content_type: String,
+    /// Compression or character set, if any.
+    pub content_encoding: Option<String>,
+    /// Headers to carry along.
+    pub headers: BTreeMap<String, Value>,
+    /// Two submissions with one dedup id are one.
+    pub dedup_id: String,
+    /// Not handed out before.
+    pub not_before: Option<Timestamp>,
+    /// May be dropped by the broker after; the worker checks it in any case.
+    pub expires: Option<Timestamp>,
+}
+
+impl Submission {
+    /// The native envelope of `task` on its `hop`-th broker.
+    pub fn of(task: &Task, content_type: ContentType, hop: u32) -> Self {
+        Self {
+            task: task.id.clone(),
+            queue: task.queue.clone(),
+            priority: task.priority,
+            body: envelope::encode(task, content_type).into(),
+            content_type: content_type.as_str().to_owned(),
+            content_encoding: None,
+            headers: BTreeMap::new(),
+            dedup_id: task.dedup_id(hop),
+            not_before: task.not_before,
+            expires: task.expires,
+        }
+    }
+}

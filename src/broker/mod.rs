@@ -1,0 +1,375 @@
+//! What every message broker must be able to do, and the adapters that do it.
+//!
+//! Core code knows these traits and [`Capabilities`] only; which broker it talks to it never asks. An adapter is one
+//! folder, its `mod` line and one row of [`ADAPTERS`]; `tests/it/contract` holds the rules that each one passes.
+//!
+//! # Decisions
+//! A lease splits into an [`Extender`] for the keeper and a [`Settler`] that is consumed by settling, so that a delivery
+//! can be settled only once. No broker fences anything itself: a stale ack succeeds. The store's fence guards effects.
+
+pub mod dead;
+pub mod message;
+pub mod url;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+pub use dead::{DeadLetter, DeadLetters, DeadSummary};
+pub use message::{Delivery, MessageId, Submission};
+pub use url::{Adapter, BrokerUrl, OpenOptions};
+
+use crate::cancel::CancelScope;
+use crate::events::{Event, EventFilter, EventStart};
+use crate::task::{Priority, QueueName, TaskId};
+
+/// The adapters by URL scheme.
+pub const ADAPTERS: &[Adapter] = &[];
+
+/// An opened broker: everything an adapter offers. Cheap to clone.
+#[derive(Clone)]
+pub struct Broker {
+    /// Its URL without secrets; also what records name as their source.
+    pub name: String,
+    /// What it can and cannot do.
+    pub capabilities: Capabilities,
+    /// Takes work.
+    pub source: Arc<dyn Source>,
+    /// Gives work.
+    pub submit: Arc<dyn Submit>,
+    /// Publishes and replays events, carries commands.
+    pub topic: Arc<dyn Topic>,
+    /// Lists and steers queues.
+    pub admin: Arc<dyn Admin>,
+    /// Parked poison.
+    pub dead: Arc<dyn DeadLetters>,
+    /// Who works here.
+    pub fleet: Arc<dyn Fleet>,
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker")
+            .field("name", &self.name)
+            .field("capabilities", &self.capabilities)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What differs between brokers. Core code asks these, never the broker's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Whether events can be replayed from a point in the past.
+    pub replay: bool,
+    /// How long a dedup id is remembered; `None` for as long as the record.
+    pub dedup_window: Option<Duration>,
+    /// Whether a lease can be prolonged.
+    pub extend: bool,
+    /// Whether several hosts can use it at once.
+    pub remote: bool,
+}
+
+/// Takes work from the broker.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Waits for work and hands over at most `credit` deliveries (one or more), best priority first within what is
+    /// there. Empty only when `stop` ended. Nothing is lost when `stop` ends in the middle: what was taken is returned.
+    /// Not cancel-safe: end it through `stop`, never by dropping the future.
+    async fn fetch(&self, credit: usize, stop: &CancelScope) -> Result<Vec<Delivery>, BrokerError>;
+
+    /// How long a lease lasts when it is not extended.
+    fn lease(&self) -> Duration;
+}
+
+/// Prolongs a lease. Held by the keeper.
+#[async_trait]
+pub trait Extender: Send + Sync {
+    /// Prolongs the lease to `by` from now.
+    async fn extend(&self, by: Duration) -> Result<Extended, BrokerError>;
+}
+
+/// Whether a lease could be prolonged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extended {
+    /// It now lasts until then.
+    Until(Instant),
+    /// It is another's, or gone.
+    Lost,
+}
+
+/// Ends a lease. Consumed by it.
+#[async_trait]
+pub trait Settler: Send + Sync {
+    /// Ends the lease as `settlement` says. Never an error: what cannot be known is [`Settled::Unknown`].
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Settled;
+}
+
+/// How a lease ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Done: the message is removed.
+    Ack,
+    /// Again after this delay.
+    Retry {
+        /// Least delay before it is handed over again.
+        after: Duration,
+    },
+    /// Given back uncharged, at once or (damped) after a delay; never counted against the message.
+    Release {
+        /// Least delay before it is handed over again.
+        after: Duration,
+    },
+    /// Parked with its original bytes.
+    DeadLetter {
+        /// One sentence for people.
+        reason: String,
+    },
+}
+
+/// What became of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The broker took it.
+    Settled,
+    /// The lease was another's already: nothing changed.
+    Lost,
+    /// The broker could not be asked; the lease will lapse.
+    Unknown,
+}
+
+/// Gives work to the broker.
+#[async_trait]
+pub trait Submit: Send + Sync {
+    /// Puts `submissions` durably into their queues, all or nothing where the broker can; one result each, in order.
+    async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<Submitted>, BrokerError>;
+}
+
+/// What became of a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Submitted {
+    /// It is in the queue.
+    Queued,
+    /// Its dedup id was seen before: nothing was added.
+    Duplicate,
+}
+
+/// Publishes and replays events, and carries commands to workers.
+#[async_trait]
+pub trait Topic: Send + Sync {
+    /// Publishes `events` in order; durable when it returns where the broker can be.
+    async fn publish(&self, events: &[Event]) -> Result<(), BrokerError>;
+    /// Events that match, from `start`, and then live ones until the stream is dropped.
+    async fn follow(
+        &self,
+        filter: EventFilter,
+        start: EventStart,
+    ) -> Result<BoxStream<'static, Result<Event, BrokerError>>, BrokerError>;
+    /// Sends a command. A cancel is durable: it is found by [`Topic::cancel_requested`] whenever the task is met.
+    async fn command(&self, command: Command) -> Result<(), BrokerError>;
+    /// Commands as they arrive, from now on.
+    async fn commands(&self) -> Result<BoxStream<'static, Result<Command, BrokerError>>, BrokerError>;
+    /// Whether the task was asked to be canceled, and why.
+    async fn cancel_requested(&self, task: &TaskId) -> Result<Option<String>, BrokerError>;
+    /// Forgets a cancel request, once it was settled or the task is submitted anew.
+    async fn forget_cancel(&self, task: &TaskId) -> Result<(), BrokerError>;
+}
+
+/// What can be asked of workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// End a task wherever it is.
+    Cancel {
+        /// Which.
+        task: TaskId,
+        /// Who or why, for people.
+        reason: String,
+    },
+    /// Finish, fetch nothing.
+    Drain {
+        /// Which worker, by name.
+        worker: String,
+    },
+    /// Fetch again.
+    Resume {
+        /// Which worker, by name.
+        worker: String,
+    },
+}
+
+/// Lists and steers queues.
+#[async_trait]
+pub trait Admin: Send + Sync {
+    /// Every queue that holds or held something, by name.
+    async fn queues(&self) -> Result<Vec<QueueInfo>, BrokerError>;
+    /// Stops or restarts handing out of a queue; durable, heard by all workers.
+    async fn set_intake(&self, queue: &QueueName, intake: Intake) -> Result<(), BrokerError>;
+    /// Removes what waits in a queue (not what is leased). Says how many.
+    async fn purge(&self, queue: &QueueName) -> Result<u64, BrokerError>;
+    /// What waits or is leased, best first: at most `limit`, of one task or queue when named.
+    async fn waiting(&self, query: &WaitingQuery) -> Result<Vec<Waiting>, BrokerError>;
+}
+
+/// Whether a queue hands out work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Intake {
+    /// It does.
+    Open,
+    /// It keeps what it has.
+    Paused,
+}
+
+/// A queue as `queue list` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueInfo {
+    /// Its name.
+    pub name: QueueName,
+    /// Messages that could be handed out now.
+    pub ready: u64,
+    /// Messages under a lease.
+    pub leased: u64,
+    /// Messages whose time has not come.
+    pub delayed: u64,
+    /// Dead letters that came from it.
+    pub dead: u64,
+    /// Whether it hands out work.
+    pub intake: Intake,
+    /// When its oldest ready message was submitted.
+    pub oldest: Option<Timestamp>,
+}
+
+/// Which waiting messages to list.
+#[derive(Clone, Debug, Default)]
+pub struct WaitingQuery {
+    /// Of this task only.
+    pub task: Option<TaskId>,
+    /// Of this queue only.
+    pub queue: Option<QueueName>,
+    /// At most so many; 0 means 1,000.
+    pub limit: usize,
+}
+
+/// A message that waits or is leased.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The task.
+    pub task: TaskId,
+    /// Where.
+    pub queue: QueueName,
+    /// Its priority.
+    pub priority: Priority,
+    /// When it was submitted.
+    pub submitted: Timestamp,
+    /// Its time, when that has not come.
+    pub not_before: Option<Timestamp>,
+    /// Until when it is leased, and to whom, when it is.
+    pub lease: Option<(Timestamp, String)>,
+    /// How many messages stand before it; `None` where the broker cannot tell.
+    pub ahead: Option<u64>,
+}
+
+/// Who works here.
+#[async_trait]
+pub trait Fleet: Send + Sync {
+    /// Says that a worker lives; forgotten after the presence's deadline unless repeated.
+    async fn announce(&self, presence: &Presence) -> Result<(), BrokerError>;
+    /// Says that a worker left.
+    async fn leave(&self, worker: &str) -> Result<(), BrokerError>;
+    /// The workers whose deadline has not passed.
+    async fn workers(&self) -> Result<Vec<Presence>, BrokerError>;
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Presence {
+    /// Its name.
+    pub worker: String,
+    /// Changes with each start of the process.
+    pub incarnation: String,
+    /// Its host.
+    pub host: String,
+    /// Version of longshore.
+    pub version: String,
+    /// Task kinds that it knows.
+    pub kinds: Vec<String>,
+    /// Envelope versions up to this one are known.
+    pub envelope: u32,
+    /// Queues it fetches from.
+    pub queues: Vec<QueueName>,
+    /// Slots and how many are taken.
+    pub lanes: u32,
+    /// Taken slots.
+    pub busy: u32,
+    /// What a task could at most take here.
+    pub pool: Pool,
+    /// `running`, `draining` or `stopping`.
+    pub phase: String,
+    /// When this was said.
+    pub seen: Timestamp,
+    /// When it stops being true.
+    pub deadline: Timestamp,
+}
+
+/// The whole of a worker's resources.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Processors.
+    pub cpus: f64,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Device ids.
+    pub gpus: Vec<String>,
+    /// `os/arch`.
+    pub platform: String,
+    /// What the settings name.
+    pub custom: std::collections::BTreeMap<String, u64>,
+}
+
+/// Why a broker could not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BrokerError {
+    /// The URL names nothing that can be opened.
+    #[error("{0}")]
+    Url(String),
+    /// It cannot be reached, or broke off; trying again may help.
+    #[error("the broker {broker} does not answer: {reason}")]
+    Unavailable {
+        /// Which, without secrets.
+        broker: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// It refused.
+    #[error("the broker {broker} refused to {action}: {reason}")]
+    Refused {
+        /// Which, without secrets.
+        broker: String,
+        /// What was asked.
+        action: &'static str,
+        /// What it said and what to do.
+        reason: String,
+    },
+    /// It cannot do this at all.
+    #[error("the broker {broker} cannot {action}")]
+    Unsupported {
+        /// Which, without secrets.
+        broker: String,
+        /// What was asked.
+        action: &'static str,
+    },
+    /// What it holds is not what we wrote.
+    #[error("the broker {broker} holds something unreadable: {reason}")]
+    Corrupt {
+        /// Which, without secrets.
+        broker: String,
+        /// What and where.
+        reason: String,
+    },
+}
