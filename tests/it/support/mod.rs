@@ -5,7 +5,10 @@
 
 pub(crate) mod docker;
 pub(crate) mod image;
+pub(crate) mod nats;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod rabbitmq;
+pub(crate) mod redis;
 pub(crate) mod registry;
 pub(crate) mod stalling_registry;

@@ -27,8 +27,10 @@ const PORTS: u16 = 12_000;
 /// A running server; dropping it ends it.
 pub(crate) struct Server {
     name: &'static str,
-    child: Child,
+    command: Command,
+    port: u16,
     log: PathBuf,
+    child: Child,
 }
 
 impl Server {
@@ -37,26 +39,44 @@ impl Server {
     /// Panics with the end of that log when the server ends or stays silent.
     pub(crate) async fn start(name: &'static str, command: &Command, folder: &Path, port: u16) -> Server {
         let log = folder.join(format!("{name}.log"));
-        let child = tied_to_this_thread(command)
-            .stdin(Stdio::null())
-            .stdout(File::create(&log).expect("the log file can be made"))
-            .stderr(File::options().append(true).open(&log).expect("the log file can be opened"))
-            .spawn()
-            .unwrap_or_else(|error| panic!("{name} cannot be started ({error}); run scripts/test-servers"));
-        let mut server = Server { name, child, log };
-        eventually(READY_WITHIN, &format!("{name} accepts on port {port}"), async || {
-            let accepted = TcpStream::connect(("127.0.0.1", port)).await.is_ok();
-            // Asked after connecting: had another process taken the port, ours would have ended over it.
-            server.assert_alive();
-            accepted.then_some(())
-        })
-        .await;
+        let mut command = tied_to_this_thread(command);
+        let child = spawn(name, &mut command, &log);
+        let mut server = Server { name, command, port, log, child };
+        server.ready().await;
         server
+    }
+
+    /// Kills it as a crash would, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("a child can be killed");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Starts it again as it was first started, with what it left on disk.
+    pub(crate) async fn start_again(&mut self) {
+        self.child = spawn(self.name, &mut self.command, &self.log);
+        self.ready().await;
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("a child can be signalled");
     }
 
     /// The server's process id.
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("invariant: process ids fit"))
+    }
+
+    async fn ready(&mut self) {
+        let (what, port) = (format!("{} accepts on port {}", self.name, self.port), self.port);
+        eventually(READY_WITHIN, &what, async || {
+            let accepted = TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+            // Asked after connecting: had another process taken the port, ours would have ended over it.
+            self.assert_alive();
+            accepted.then_some(())
+        })
+        .await;
     }
 
     fn assert_alive(&mut self) {
@@ -96,6 +116,16 @@ pub(crate) fn free_port() -> u16 {
         }
     }
     panic!("no free port between {LOWEST_PORT} and {}", LOWEST_PORT + PORTS);
+}
+
+fn spawn(name: &str, command: &mut Command, log: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(log).expect("the log file can be opened");
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a file can be shared"))
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{name} cannot be started ({error}); run scripts/test-servers"))
 }
 
 /// Asks a process to end, then kills it.
