@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod crew;
 pub mod error;
 pub mod events;
+pub mod handler;
 pub mod retry;
 pub mod store;
 pub mod task;

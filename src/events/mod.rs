@@ -3,12 +3,17 @@
 //! An event's place is `(fence, n)`: `n` has no gaps within an attempt, and a reader drops events of lower fences.
 //! Progress may be coalesced before its number is given; terminal events never go through a lossy queue.
 
+pub mod bus;
 pub mod cloudevent;
+pub mod reporter;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use bus::Bus;
+pub use reporter::{Phase, Reporter};
 
 use crate::error::TaskError;
 use crate::task::{Fence, QueueName, TaskId};

@@ -1,0 +1,223 @@
+//! Carries events from attempts to every sink, each at its own pace.
+//!
+//! Each sink has a queue and one member of the crew that empties it in batches, so a slow or absent sink slows nobody:
+//! beyond its bound, chatter (progress and log lines) is dropped for that sink alone, status events are not. Terminal
+//! events travel through the same queue, behind all earlier ones of their task, and their delivery is awaited.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Event, EventData, EventSink, SinkError};
+use crate::crew::Crew;
+
+/// Carries events to sinks. Cheap to clone.
+#[derive(Clone)]
+pub struct Bus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    feeds: Vec<Feed>,
+    chatter_per_second: f64,
+    crew: Crew,
+}
+
+struct Feed {
+    name: &'static str,
+    sender: mpsc::UnboundedSender<Item>,
+    queued: Arc<AtomicUsize>,
+    dropped: AtomicU64,
+}
+
+struct Item {
+    event: Arc<Event>,
+    delivered: Option<oneshot::Sender<Result<(), SinkError>>>,
+}
+
+/// Bytes of chatter that may wait for one sink.
+const CHATTER_BOUND: usize = 8 << 20;
+/// Events in one delivery.
+const BATCH: usize = 256;
+/// Between two tries of a sink that failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+impl Bus {
+    /// A bus to `sinks`. Each task's chatter is coalesced beyond `chatter_per_second` events.
+    pub fn new(sinks: Vec<Arc<dyn EventSink>>, chatter_per_second: f64, crew: Crew) -> Self {
+        let feeds = sinks
+            .into_iter()
+            .map(|sink| {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                let queued = Arc::new(AtomicUsize::new(0));
+                let name = sink.name();
+                crew.spawn("event sink", pump(sink, receiver, queued.clone()));
+                Feed { name, sender, queued, dropped: AtomicU64::new(0) }
+            })
+            .collect();
+        Self { inner: Arc::new(Inner { feeds, chatter_per_second, crew }) }
+    }
+
+    /// A bus without sinks.
+    pub fn silent() -> Self {
+        Self { inner: Arc::new(Inner { feeds: Vec::new(), chatter_per_second: 1_000.0, crew: Crew::new() }) }
+    }
+
+    /// The sinks' names: what a finished task owes.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.inner.feeds.iter().map(|feed| feed.name)
+    }
+
+    /// How many chatter events each sink missed so far.
+    pub fn dropped(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.inner.feeds.iter().map(|feed| (feed.name, feed.dropped.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn chatter_per_second(&self) -> f64 {
+        self.inner.chatter_per_second
+    }
+    pub(super) fn crew(&self) -> &Crew {
+        &self.inner.crew
+    }
+
+    /// Hands `event` to every sink's queue; never waits.
+    pub fn send(&self, event: Event) {
+        let chatter = event.kind().is_chatter();
+        let event = Arc::new(event);
+        for feed in &self.inner.feeds {
+            if chatter && feed.queued.load(Ordering::Relaxed) > CHATTER_BOUND {
+                feed.dropped.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            feed.push(Item { event: event.clone(), delivered: None });
+        }
+    }
+
+    /// Delivers `event` to the sink called `name`, behind what is queued for it. Returns when it is there.
+    pub async fn deliver(&self, name: &str, event: Arc<Event>) -> Result<(), SinkError> {
+        let Some(feed) = self.inner.feeds.iter().find(|feed| feed.name == name) else {
+            return Ok(());
+        };
+        let (delivered, answer) = oneshot::channel();
+        feed.push(Item { event, delivered: Some(delivered) });
+        answer.await.unwrap_or(Err(SinkError { sink: feed.name, reason: "it was closed".to_owned() }))
+    }
+}
+
+impl Feed {
+    fn push(&self, item: Item) {
+        self.queued.fetch_add(weight(&item.event), Ordering::Relaxed);
+        // The receiver lives as long as the crew; after the end of the worker nobody listens.
+        let _ = self.sender.send(item);
+    }
+}
+
+/// Roughly what an event takes in memory.
+fn weight(event: &Event) -> usize {
+    let text = match &event.data {
+        EventData::Log { text, .. } => text.len(),
+        EventData::Progress(progress) => progress.message.as_ref().map_or(0, String::len),
+        EventData::Queued
+        | EventData::Staging { .. }
+        | EventData::Running { .. }
+        | EventData::Succeeded { .. }
+        | EventData::Failed { .. }
+        | EventData::Canceled { .. }
+        | EventData::Retrying { .. }
+        | EventData::Dead { .. } => 0,
+    };
+    text + size_of::<Event>()
+}
+
+/// Empties one sink's queue in batches, in order.
+async fn pump(
+    sink: Arc<dyn EventSink>,
+    mut receiver: mpsc::UnboundedReceiver<Item>,
+    queued: Arc<AtomicUsize>,
+) {
+    let mut items = Vec::with_capacity(BATCH);
+    while receiver.recv_many(&mut items, BATCH).await > 0 {
+        let events: Vec<Event> = items.iter().map(|item| (*item.event).clone()).collect();
+        let mut result = sink.deliver(&events).await;
+        while result.is_err() && items.iter().all(|item| item.delivered.is_none()) {
+            // Nobody waits for these: keep their order and try again, or give way once somebody waits behind them.
+            tracing::warn!(sink = sink.name(), error = ?result.as_ref().err(), "events wait for their sink");
+            tokio::time::sleep(RETRY).await;
+            if receiver.is_closed() && receiver.is_empty() {
+                break;
+            }
+            result = sink.deliver(&events).await;
+        }
+        for item in items.drain(..) {
+            queued.fetch_sub(weight(&item.event), Ordering::Relaxed);
+            if let Some(delivered) = item.delivered {
+                // Whoever waited may be gone: the outbox still knows what is owed.
+                let _ = delivered.send(result.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use super::super::{LogStream, Progress};
+    use super::*;
+    use crate::task::{Fence, QueueName, TaskId};
+
+    struct Slow {
+        gate: tokio::sync::Semaphore,
+        seen: Mutex<Vec<Event>>,
+    }
+    #[async_trait]
+    impl EventSink for Slow {
+        fn name(&self) -> &'static str {
+            "slow"
+        }
+        async fn deliver(&self, events: &[Event]) -> Result<(), SinkError> {
+            self.gate.acquire().await.expect("invariant: never closed").forget();
+            self.gate.add_permits(1);
+            self.seen.lock().unwrap().extend_from_slice(events);
+            Ok(())
+        }
+    }
+
+    fn event(number: u64, data: EventData) -> Event {
+        Event {
+            task: TaskId::new("t").unwrap(),
+            queue: QueueName::default(),
+            fence: Fence(1),
+            number,
+            time: jiff::Timestamp::UNIX_EPOCH,
+            data,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_stands_still_loses_chatter_only_and_keeps_the_order() {
+        let sink = Arc::new(Slow { gate: tokio::sync::Semaphore::new(0), seen: Mutex::default() });
+        let bus = Bus::new(vec![sink.clone()], 10.0, Crew::new());
+        for number in 0..400 {
+            bus.send(event(number, EventData::Log { stream: LogStream::Stdout, text: "x".repeat(64 << 10) }));
+        }
+        bus.send(event(400, EventData::Queued));
+        bus.send(event(401, EventData::Progress(Progress::default())));
+        let (_, dropped) = bus.dropped().next().unwrap();
+        assert!((200..=280).contains(&dropped), "{dropped}");
+        sink.gate.add_permits(1);
+        bus.deliver("slow", Arc::new(event(402, EventData::Succeeded { exit_code: None }))).await.unwrap();
+        let seen = sink.seen.lock().unwrap();
+        assert!(seen.is_sorted_by_key(|event| event.number));
+        assert_eq!(
+            seen[seen.len() - 2].number,
+            400,
+            "the status event is there, the chatter behind it is not"
+        );
+        assert_eq!(seen.last().unwrap().number, 402);
+    }
+}

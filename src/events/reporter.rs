@@ -1,0 +1,383 @@
+//! Through which one attempt tells what happens to it. Never blocks and never fails.
+//!
+//! Numbers are given here, after coalescing: while an attempt talks faster than the configured rate, its latest
+//! progress replaces the one before and neighbouring log lines of one stream become one event of several lines. What
+//! waits is sent by a timer, or before any other event of the attempt, so the order is kept and the last one is never lost.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::bus::Bus;
+use super::{Event, EventData, LogStream, Progress};
+use crate::store::{Details, PhaseTimes};
+use crate::task::{Fence, QueueName, Secret, TaskId};
+
+/// Tells what happens to one attempt. Clones tell of the same one.
+#[derive(Clone)]
+pub struct Reporter {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    task: TaskId,
+    queue: QueueName,
+    fence: Fence,
+    bus: Bus,
+    limits: LogLimits,
+    state: Mutex<State>,
+    running: tokio::sync::Notify,
+}
+
+/// How much of an attempt's log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogLimits {
+    /// Bytes sent as events; beyond them the middle is dropped.
+    pub log_max: u64,
+    /// Bytes of the end kept in the record.
+    pub log_tail: usize,
+}
+
+impl Default for LogLimits {
+    /// 64 MiB and 64 KiB.
+    fn default() -> Self {
+        Self { log_max: 64 << 20, log_tail: 64 << 10 }
+    }
+}
+
+struct State {
+    number: u64,
+    tokens: f64,
+    refilled: Instant,
+    waiting: Vec<EventData>,
+    timer: bool,
+    attempt: u32,
+    worker: String,
+    times: PhaseTimes,
+    details: Details,
+    started: bool,
+    closed: bool,
+    tail: VecDeque<(LogStream, String)>,
+    tail_bytes: usize,
+    sent: u64,
+    dropped: u64,
+    secrets: Vec<Secret>,
+    warnings_dropped: u64,
+}
+
+/// A point that an attempt reaches once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The image is there.
+    Pulled,
+    /// Everything is prepared.
+    Staged,
+    /// The container was started.
+    Started,
+    /// The container ended.
+    Ended,
+    /// The outputs are uploaded.
+    Uploaded,
+}
+
+/// The most bytes of log lines in one event.
+const LOG_EVENT: usize = 16 << 10;
+/// The most warnings in a record.
+const WARNINGS: usize = 50;
+
+impl Reporter {
+    /// A reporter of the attempt with `fence`.
+    pub fn new(task: TaskId, queue: QueueName, fence: Fence, bus: Bus) -> Self {
+        Self::with_limits(task, queue, fence, bus, LogLimits::default())
+    }
+
+    /// The same with other bounds on the log.
+    pub fn with_limits(task: TaskId, queue: QueueName, fence: Fence, bus: Bus, limits: LogLimits) -> Self {
+        let state = State {
+            number: 0,
+            tokens: bus.chatter_per_second().max(1.0),
+            refilled: Instant::now(),
+            waiting: Vec::new(),
+            timer: false,
+            attempt: 1,
+            worker: String::new(),
+            times: PhaseTimes::default(),
+            details: Details::default(),
+            started: false,
+            closed: false,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            sent: 0,
+            dropped: 0,
+            secrets: Vec::new(),
+            warnings_dropped: 0,
+        };
+        let running = tokio::sync::Notify::new();
+        Self { inner: Arc::new(Inner { task, queue, fence, bus, limits, state: Mutex::new(state), running }) }
+    }
+
+    /// Which attempt it is and who runs it, and that staging begins.
+    pub fn staging(&self, attempt: u32, worker: &str, times: PhaseTimes) {
+        let mut state = self.lock();
+        state.attempt = attempt;
+        worker.clone_into(&mut state.worker);
+        state.times = times;
+        self.emit(&mut state, EventData::Staging { attempt, worker: worker.to_owned() });
+    }
+
+    /// It runs; the task's time limit counts from here.
+    pub fn running(&self, container: Option<&str>) {
+        let mut state = self.lock();
+        let started = state.times.started.get_or_insert_with(Timestamp::now);
+        tracing::debug!(task = %self.inner.task, at = %started, "running");
+        state.details.container = container.map(str::to_owned).or(state.details.container.take());
+        state.started = true;
+        let data = EventData::Running {
+            attempt: state.attempt,
+            worker: state.worker.clone(),
+            container: container.map(str::to_owned),
+        };
+        self.emit(&mut state, data);
+        self.inner.running.notify_one();
+    }
+
+    /// Waits until [`Reporter::running`] was called. Cancel-safe; one waiter.
+    pub async fn runs(&self) {
+        loop {
+            let notified = self.inner.running.notified();
+            if self.lock().started {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// It came further.
+    pub fn progress(&self, progress: Progress) {
+        let mut state = self.lock();
+        let progress = Progress { message: progress.message.map(|text| state.redacted(&text)), ..progress };
+        state.details.progress = Some(progress.clone());
+        self.chatter(&mut state, EventData::Progress(progress));
+    }
+
+    /// One line of log, without its end.
+    pub fn log(&self, stream: LogStream, line: &str) {
+        let mut state = self.lock();
+        let text = state.redacted(line);
+        state.keep_tail(stream, &text, self.inner.limits.log_tail);
+        let bytes = text.len() as u64 + 1;
+        if state.sent + bytes > self.inner.limits.log_max {
+            if state.dropped == 0 {
+                let text = format!(
+                    "[the log is longer than {} bytes: its middle is left out]",
+                    self.inner.limits.log_max
+                );
+                self.chatter(&mut state, EventData::Log { stream: LogStream::Worker, text });
+            }
+            state.dropped += bytes;
+            return;
+        }
+        state.sent += bytes;
+        self.chatter(&mut state, EventData::Log { stream, text });
+    }
+
+    /// One line of the worker's own in the task's log.
+    pub fn note(&self, text: impl Into<String>) {
+        self.log(LogStream::Worker, &text.into());
+    }
+
+    /// Something worth knowing that is no failure: in the log and in the record.
+    pub fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        self.note(format!("warning: {text}"));
+        let mut state = self.lock();
+        if state.details.warnings.len() < WARNINGS {
+            let text = state.redacted(&text);
+            state.details.warnings.push(text);
+        } else {
+            state.warnings_dropped += 1;
+        }
+    }
+
+    /// A point was reached; only the first time counts.
+    pub fn reached(&self, phase: Phase) {
+        let mut state = self.lock();
+        let times = &mut state.times;
+        let slot = match phase {
+            Phase::Pulled => &mut times.pulled,
+            Phase::Staged => &mut times.staged,
+            Phase::Started => &mut times.started,
+            Phase::Ended => &mut times.ended,
+            Phase::Uploaded => &mut times.uploaded,
+        };
+        slot.get_or_insert_with(Timestamp::now);
+    }
+
+    /// Changes what the record will say.
+    pub fn describe(&self, change: impl FnOnce(&mut Details)) {
+        change(&mut self.lock().details);
+    }
+
+    /// From now on this text is replaced by `[redacted]` wherever it would be told.
+    pub fn redact(&self, secret: &Secret) {
+        // Very short texts would tear everything that is told, and are no secrets.
+        if secret.expose().len() >= 4 {
+            self.lock().secrets.push(secret.clone());
+        }
+    }
+
+    /// What is told of the attempt so far.
+    pub fn snapshot(&self) -> (PhaseTimes, Details) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let mut details = state.details.clone();
+        for text in details.argv.iter_mut().chain(details.warnings.iter_mut()) {
+            *text = redacted(&state.secrets, text);
+        }
+        if state.warnings_dropped > 0 {
+            details.warnings.push(format!("{} more warnings", state.warnings_dropped));
+        }
+        details.log_tail = state.tail.iter().fold(String::new(), |mut tail, (_, line)| {
+            tail.push_str(line);
+            tail.push('\n');
+            tail
+        });
+        details.log_dropped = state.dropped;
+        (state.times.clone(), details)
+    }
+
+    /// Ends the telling: what waits is sent, and `data` becomes the last event, which is returned and not sent.
+    pub fn close(&self, data: EventData) -> Event {
+        let mut state = self.lock();
+        if state.dropped > 0 && !state.closed {
+            let told: Vec<_> = state.tail.iter().cloned().collect();
+            let text = format!("[{} bytes left out; the end of the log follows]", state.dropped);
+            self.chatter(&mut state, EventData::Log { stream: LogStream::Worker, text });
+            for (stream, text) in told {
+                self.chatter(&mut state, EventData::Log { stream, text });
+            }
+        }
+        self.flush(&mut state);
+        state.closed = true;
+        self.numbered(&mut state, data)
+    }
+
+    /// Sends a status event.
+    pub fn status(&self, data: EventData) {
+        let mut state = self.lock();
+        self.emit(&mut state, data);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn numbered(&self, state: &mut State, data: EventData) -> Event {
+        let number = state.number;
+        state.number += 1;
+        Event {
+            task: self.inner.task.clone(),
+            queue: self.inner.queue.clone(),
+            fence: self.inner.fence,
+            number,
+            time: Timestamp::now(),
+            data,
+        }
+    }
+
+    /// Sends what waits, then `data`.
+    fn emit(&self, state: &mut State, data: EventData) {
+        self.flush(state);
+        let event = self.numbered(state, data);
+        self.inner.bus.send(event);
+    }
+
+    fn flush(&self, state: &mut State) {
+        for data in std::mem::take(&mut state.waiting) {
+            let event = self.numbered(state, data);
+            self.inner.bus.send(event);
+        }
+    }
+
+    /// Sends progress or log at once while the rate allows it, else lets it wait and coalesce.
+    fn chatter(&self, state: &mut State, data: EventData) {
+        if state.closed {
+            return;
+        }
+        let rate = self.inner.bus.chatter_per_second();
+        let now = Instant::now();
+        state.tokens =
+            (state.tokens + now.duration_since(state.refilled).as_secs_f64() * rate).min(rate.max(1.0));
+        state.refilled = now;
+        state.coalesce(data);
+        let full =
+            matches!(state.waiting.last(), Some(EventData::Log { text, .. }) if text.len() >= LOG_EVENT);
+        if state.tokens >= 1.0 || full || state.waiting.len() >= 64 {
+            state.tokens = (state.tokens - 1.0).max(0.0);
+            self.flush(state);
+        } else if !state.timer {
+            state.timer = true;
+            let wait = Duration::from_secs_f64(((1.0 - state.tokens) / rate).clamp(0.001, 10.0));
+            let this = self.clone();
+            self.inner.bus.crew().spawn("coalescing", async move {
+                tokio::time::sleep(wait).await;
+                let mut state = this.lock();
+                state.timer = false;
+                this.flush(&mut state);
+            });
+        }
+    }
+}
+
+impl State {
+    fn redacted(&self, text: &str) -> String {
+        redacted(&self.secrets, text)
+    }
+
+    fn keep_tail(&mut self, stream: LogStream, text: &str, bound: usize) {
+        // A line longer than the tail keeps its end.
+        let start = text.len().saturating_sub(bound);
+        let start = (start..=text.len()).find(|n| text.is_char_boundary(*n)).unwrap_or(text.len());
+        let line = text[start..].to_owned();
+        self.tail_bytes += line.len() + 1;
+        self.tail.push_back((stream, line));
+        while self.tail_bytes > bound.max(1) && self.tail.len() > 1 {
+            let (_, gone) = self.tail.pop_front().unwrap_or((stream, String::new()));
+            self.tail_bytes -= gone.len() + 1;
+        }
+    }
+
+    /// Adds `data` to what waits: a progress replaces a waiting one, a log line joins its neighbour of the same stream.
+    fn coalesce(&mut self, data: EventData) {
+        match (data, self.waiting.last_mut()) {
+            (EventData::Log { stream, text }, Some(EventData::Log { stream: last, text: lines }))
+                if *last == stream && lines.len() + text.len() < LOG_EVENT =>
+            {
+                lines.push('\n');
+                lines.push_str(&text);
+            }
+            (EventData::Progress(progress), _) => {
+                self.waiting.retain(|waiting| !matches!(waiting, EventData::Progress(_)));
+                self.waiting.push(EventData::Progress(progress));
+            }
+            (other, _) => self.waiting.push(other),
+        }
+    }
+}
+
+fn redacted(secrets: &[Secret], text: &str) -> String {
+    let mut text = text.to_owned();
+    for secret in secrets {
+        if text.contains(secret.expose()) {
+            text = text.replace(secret.expose(), "[redacted]");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "reporter_tests.rs"]
+mod tests;

@@ -1,0 +1,180 @@
+//! What a task kind must be able to do, and what it is given for one attempt.
+//!
+//! The executor knows kinds only through [`Handler`] and [`Staged`]; `docker/` and `ping` implement them.
+//! A row of `worker::HANDLERS` makes a kind known.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::cancel::CancelScope;
+use crate::error::TaskError;
+use crate::events::reporter::Reporter;
+use crate::task::{Fence, Task};
+
+/// A task kind.
+#[async_trait]
+pub trait Handler: Send + Sync {
+    /// The name that tasks call it by.
+    fn kind(&self) -> &'static str;
+    /// Checks the arguments and says what the task takes from the pool. No I/O.
+    fn demand(&self, task: &Task) -> Result<Demand, TaskError>;
+    /// Whether the task should start at all; may ask others, such as Girder about its job.
+    async fn admit(&self, task: &Task) -> Result<Admit, TaskError>;
+    /// Prepares the inputs. Ends soon after the attempt's scope ends; what it made by then it removes itself.
+    async fn stage(&self, attempt: Attempt) -> Result<Box<dyn Staged>, TaskError>;
+}
+
+/// A prepared attempt: it either runs or is discarded.
+#[async_trait]
+pub trait Staged: Send {
+    /// Runs to the end, finishes and cleans up. Ends soon after the attempt's scope ends.
+    async fn run(self: Box<Self>, slot: Slot) -> Result<Value, TaskError>;
+    /// Cleans up without having run.
+    async fn discard(self: Box<Self>);
+}
+
+/// Whether a task should start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admit {
+    /// It should.
+    Start,
+    /// Somebody canceled it where we did not hear of it.
+    Canceled(String),
+}
+
+/// What a task takes from the worker-wide pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Demand {
+    /// Processors.
+    pub cpus: f64,
+    /// Bytes.
+    pub memory: u64,
+    /// Whole devices.
+    pub gpus: u32,
+    /// `os/arch`, when only that will do.
+    pub platform: Option<String>,
+    /// Amounts of the resources that the settings name.
+    pub custom: BTreeMap<String, u64>,
+}
+
+/// Where an attempt runs and what it was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// The lane.
+    pub lane: usize,
+    /// Device ids that no other attempt holds meanwhile.
+    pub gpus: Vec<String>,
+}
+
+/// Tells whether an attempt is still the current one of its task.
+#[async_trait]
+pub trait FenceGate: Send + Sync {
+    /// An error when another attempt has begun, or when that cannot be known any more.
+    async fn check(&self) -> Result<(), TaskError>;
+}
+
+/// One charged try of a task. Cheap to clone.
+#[derive(Clone)]
+pub struct Attempt {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    task: Arc<Task>,
+    number: u32,
+    fence: Fence,
+    scope: CancelScope,
+    report: Reporter,
+    gate: Box<dyn FenceGate>,
+    identity: Identity,
+}
+
+/// Who runs attempts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The worker's name, unique among those that live.
+    pub worker: Arc<str>,
+    /// Stays the same over restarts: labels what this worker owns on its host.
+    pub instance: Arc<str>,
+    /// Changes with each start of the process.
+    pub incarnation: Arc<str>,
+    /// The host.
+    pub host: Arc<str>,
+}
+
+impl Attempt {
+    /// Puts an attempt together; the executor's intake does.
+    pub fn new(
+        task: Arc<Task>,
+        (number, fence): (u32, Fence),
+        scope: CancelScope,
+        report: Reporter,
+        (gate, identity): (Box<dyn FenceGate>, Identity),
+    ) -> Self {
+        Self { inner: Arc::new(Inner { task, number, fence, scope, report, gate, identity }) }
+    }
+
+    /// What to do.
+    pub fn task(&self) -> &Arc<Task> {
+        &self.inner.task
+    }
+    /// Counts from 1.
+    pub fn number(&self) -> u32 {
+        self.inner.number
+    }
+    /// Its fence.
+    pub fn fence(&self) -> Fence {
+        self.inner.fence
+    }
+    /// Ends when the attempt must end, with the reason.
+    pub fn scope(&self) -> &CancelScope {
+        &self.inner.scope
+    }
+    /// Tells what happens.
+    pub fn report(&self) -> &Reporter {
+        &self.inner.report
+    }
+    /// The worker's name.
+    pub fn worker(&self) -> &str {
+        &self.inner.identity.worker
+    }
+    /// The worker's stable instance id.
+    pub fn instance(&self) -> &str {
+        &self.inner.identity.instance
+    }
+    /// Whether this is still the current attempt: asked before a container is created and an upload finalised.
+    pub async fn check_fence(&self) -> Result<(), TaskError> {
+        self.inner.gate.check().await
+    }
+
+    /// An attempt that belongs to no worker: its fence always holds and its events go nowhere but into its details.
+    pub fn detached(task: Task) -> Self {
+        struct Open;
+        #[async_trait]
+        impl FenceGate for Open {
+            async fn check(&self) -> Result<(), TaskError> {
+                Ok(())
+            }
+        }
+        let fence = Fence::after(Fence(0), jiff::Timestamp::now());
+        let report = Reporter::new(task.id.clone(), task.queue.clone(), fence, crate::events::Bus::silent());
+        let here: Arc<str> = Arc::from("detached");
+        let identity =
+            Identity { worker: here.clone(), instance: here.clone(), incarnation: here.clone(), host: here };
+        Self::new(Arc::new(task), (1, fence), CancelScope::new(), report, (Box::new(Open), identity))
+    }
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt")
+            .field("task", &self.inner.task.id)
+            .field("number", &self.inner.number)
+            .field("fence", &self.inner.fence)
+            .finish_non_exhaustive()
+    }
+}
