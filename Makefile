@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint fmt
 
+shell_scripts := scripts/* .ci/run tests/it/support/rabbitmq-node tests/it/support/shared-server tests/peer/girder/install tests/peer/girder/start
 nextest_profile := $(if $(CI),ci,default)
 
 help: ## list the targets
@@ -21,7 +22,7 @@ test: ## install what the tests need and run all of them on real servers
 lint: ## formatting, clippy, shellcheck and cargo-deny (the last two where they are installed)
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; else echo "shellcheck is not installed: scripts not checked"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck $(shell_scripts); else echo "shellcheck is not installed: scripts not checked"; fi
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: dependencies not checked"; fi
 
 fmt: ## format the code

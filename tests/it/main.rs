@@ -5,5 +5,6 @@
 
 mod brokers_start;
 mod examples;
+mod girder_starts;
 mod support;
 mod support_works;

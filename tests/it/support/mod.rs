@@ -4,6 +4,7 @@
 //! A server that is missing is a failure that names its remedy, never a skipped test.
 
 pub(crate) mod docker;
+pub(crate) mod girder;
 pub(crate) mod image;
 pub(crate) mod nats;
 pub(crate) mod poll;
@@ -11,4 +12,5 @@ pub(crate) mod process;
 pub(crate) mod rabbitmq;
 pub(crate) mod redis;
 pub(crate) mod registry;
+pub(crate) mod shared;
 pub(crate) mod stalling_registry;
