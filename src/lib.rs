@@ -3,9 +3,11 @@
 pub mod broker;
 pub mod cancel;
 pub mod crew;
+pub mod docker;
 pub mod error;
 pub mod events;
 pub mod handler;
+pub mod policy;
 pub mod retry;
 pub mod store;
 pub mod task;

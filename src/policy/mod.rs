@@ -1,0 +1,3 @@
+//! What a task may ask for.
+
+pub mod image;
