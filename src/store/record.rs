@@ -61,6 +61,19 @@ pub struct Record {
     /// What the run found out.
     #[serde(default)]
     pub details: Details,
+    /// The native envelope of a task that failed or was canceled, kept so that `task retry` can submit it again.
+    /// It holds tokens: whoever shows a record shows [`Record::shown`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub envelope: Option<Value>,
+}
+
+impl Record {
+    /// The record as it may be shown: without the envelope and its tokens.
+    #[must_use]
+    pub fn shown(&self) -> Self {
+        Self { envelope: None, ..self.clone() }
+    }
 }
 
 /// Where a task stands.
