@@ -8,6 +8,7 @@
 //! can be settled only once. No broker fences anything itself: a stale ack succeeds. The store's fence guards effects.
 
 pub mod dead;
+pub mod memory;
 pub mod message;
 pub mod url;
 
@@ -30,7 +31,22 @@ use crate::events::{Event, EventFilter, EventStart};
 use crate::task::{Priority, QueueName, TaskId};
 
 /// The adapters by URL scheme.
-pub const ADAPTERS: &[Adapter] = &[];
+pub const ADAPTERS: &[Adapter] = &[memory::ADAPTER];
+
+/// Opens the broker at `url` with the adapter of its scheme.
+pub async fn open(url: &BrokerUrl, options: &OpenOptions) -> Result<Broker, BrokerError> {
+    let adapter =
+        ADAPTERS.iter().find(|adapter| adapter.schemes.contains(&url.scheme())).ok_or_else(|| {
+            let known: Vec<String> =
+                ADAPTERS.iter().map(|adapter| format!("  {}", adapter.summary)).collect();
+            BrokerError::Url(format!(
+                "no broker is known by the scheme {:?} of {url}; known are:\n{}",
+                url.scheme(),
+                known.join("\n")
+            ))
+        })?;
+    (adapter.open)(url, options).await
+}
 
 /// An opened broker: everything an adapter offers. Cheap to clone.
 #[derive(Clone)]

@@ -66,6 +66,11 @@ impl BrokerUrl {
         &self.scheme
     }
 
+    /// What follows the scheme, as written.
+    pub fn rest(&self) -> &str {
+        &self.rest
+    }
+
     /// The whole address, secrets included.
     pub fn expose(&self) -> String {
         format!("{}:{}", self.scheme, self.rest)

@@ -3,6 +3,7 @@
 //! The record is the one authority on attempts: it hands out fences, counts starts, and holds the outbox of what a
 //! finished task still owes to sinks. Brokers are at least once; the record is what makes their repetitions harmless.
 
+pub mod memory;
 pub mod record;
 
 use std::sync::Arc;
@@ -18,7 +19,20 @@ use crate::broker::{BrokerUrl, OpenOptions};
 use crate::task::{Fence, QueueName, TaskId};
 
 /// The stores by URL scheme.
-pub const STORES: &[StoreAdapter] = &[];
+pub const STORES: &[StoreAdapter] = &[memory::STORE];
+
+/// Opens the store at `url` with the adapter of its scheme.
+pub async fn open(url: &BrokerUrl, options: &OpenOptions) -> Result<Arc<dyn ResultStore>, StoreError> {
+    let adapter = STORES.iter().find(|adapter| adapter.schemes.contains(&url.scheme())).ok_or_else(|| {
+        let known: Vec<String> = STORES.iter().map(|adapter| format!("  {}", adapter.summary)).collect();
+        StoreError::Url(format!(
+            "no store is known by the scheme {:?} of {url}; known are:\n{}",
+            url.scheme(),
+            known.join("\n")
+        ))
+    })?;
+    (adapter.open)(url, options).await
+}
 
 /// Opens a store.
 pub type OpenStore =
@@ -35,7 +49,8 @@ pub struct StoreAdapter {
     pub open: OpenStore,
 }
 
-/// The version of a record, as its store counts.
+/// The version of a record, as its store counts. Every change makes a new one, also [`ResultStore::touch`] and
+/// [`ResultStore::fulfil`]; no version of an id ever comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
@@ -78,7 +93,8 @@ pub trait ResultStore: Send + Sync {
     async fn touch(&self, id: &TaskId, fence: Fence, until: Timestamp) -> Result<bool, StoreError>;
     /// Marks `sink` as served in the outbox of the record with `fence`. Idempotent.
     async fn fulfil(&self, id: &TaskId, fence: Fence, sink: &str) -> Result<(), StoreError>;
-    /// Records that match, newest change first.
+    /// Records that match, newest change first. An unreadable record is logged and left out: [`ResultStore::load`]
+    /// says what is wrong with it.
     async fn list(&self, query: &RecordQuery) -> Result<Vec<Record>, StoreError>;
     /// Removes finished records beyond `retention` (never one whose outbox is open). Says how many.
     async fn sweep(&self, retention: &Retention) -> Result<u64, StoreError>;
