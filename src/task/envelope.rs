@@ -105,6 +105,36 @@ pub enum DecodeError {
         /// The most similar known name.
         nearest: Option<String>,
     },
+    /// A serializer whose decoding would run code of the sender.
+    #[error(
+        "content type {content_type:?} is never decoded, because reading {serializer} runs code of its sender: set task_serializer = \"json\" in the producer"
+    )]
+    Executable {
+        /// What the header says.
+        content_type: String,
+        /// Its common name.
+        serializer: &'static str,
+    },
+    /// A Python class or function that is not known, where it would be used. Never loaded, made or called.
+    #[error("field {path}: {name} is not known here{}: send a transform that docker_run takes, or plain values", did_you_mean(.nearest.as_deref()))]
+    Class {
+        /// Where.
+        path: String,
+        /// Its full name.
+        name: String,
+        /// The most similar known name.
+        nearest: Option<String>,
+    },
+    /// The message is understood, and what it asks for cannot be done.
+    #[error("field {path}: {reason}{}", got(.value))]
+    Unusable {
+        /// Where.
+        path: String,
+        /// The value, shortened; empty when it is missing or may hold a secret.
+        value: String,
+        /// What is wrong and what to send instead.
+        reason: String,
+    },
     /// A transform with a wrong field.
     #[error("field {path}: {name}: {reason}")]
     Transform {
@@ -115,6 +145,35 @@ pub enum DecodeError {
         /// What is wrong.
         reason: String,
     },
+}
+
+/// What a refused message deserves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody can read it: its bytes go to the dead letters.
+    Poison,
+    /// A worker of a later version may read it.
+    Later,
+    /// It was read, and its task can only fail: its sender is told so.
+    Unusable,
+}
+
+impl DecodeError {
+    /// What the message deserves.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Version(_) => Refusal::Later,
+            Self::Unusable { .. } => Refusal::Unusable,
+            Self::Large { .. }
+            | Self::ContentType(_)
+            | Self::Malformed { .. }
+            | Self::Field { .. }
+            | Self::UnknownTransform { .. }
+            | Self::Executable { .. }
+            | Self::Class { .. }
+            | Self::Transform { .. } => Refusal::Poison,
+        }
+    }
 }
 
 fn got(value: &str) -> String {

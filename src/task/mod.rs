@@ -6,6 +6,8 @@
 pub mod arg;
 pub mod envelope;
 pub mod ids;
+pub mod json;
+pub mod jsonpickle;
 pub mod python;
 pub mod schema;
 pub mod secret;
@@ -20,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use arg::{Arg, ArgMap};
-pub use envelope::{ContentType, DecodeError, Limits};
+pub use envelope::{ContentType, DecodeError, Limits, Refusal};
 pub use ids::{Fence, Generation, Priority, PriorityClass, QueueName, TaskId};
 pub use secret::Secret;
 pub use transform::TransformSpec;
@@ -119,6 +121,9 @@ pub struct GirderContext {
     /// The token of transforms that carry none of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
+    /// Opens only the creation of child jobs: for successors of this task, never for transforms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_token: Option<Secret>,
     /// The job document to keep up to date.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobSpec>,
@@ -142,6 +147,9 @@ pub struct JobSpec {
     /// Whether the container's output goes to the job's log.
     #[serde(default = "JobSpec::default_log")]
     pub log: bool,
+    /// Whether the server's certificate is checked when the job is updated.
+    #[serde(default = "JobSpec::default_verify_tls")]
+    pub verify_tls: bool,
 }
 
 impl JobSpec {
@@ -152,6 +160,9 @@ impl JobSpec {
         0.5
     }
     fn default_log() -> bool {
+        true
+    }
+    fn default_verify_tls() -> bool {
         true
     }
 }

@@ -49,7 +49,7 @@ fn repr(arg: &Arg, out: &mut String) {
 }
 
 /// Integers as digits; floats as `repr(float)`: shortest digits, an exponent outside 1e-4..1e16, always a point or exponent.
-fn number_repr(number: &Number, out: &mut String) {
+pub(super) fn number_repr(number: &Number, out: &mut String) {
     match number.as_f64() {
         Some(float) if number.is_f64() => {
             let magnitude = float.abs();
@@ -70,7 +70,7 @@ fn number_repr(number: &Number, out: &mut String) {
 }
 
 /// `repr(str)`: single quotes unless the text holds one and no double quote.
-fn text_repr(text: &str, out: &mut String) {
+pub(super) fn text_repr(text: &str, out: &mut String) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
     for c in text.chars() {
