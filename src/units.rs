@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, SpanRelativeTo};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a duration.
-    #[error("{0:?} is not a duration: write a number with its unit, such as 30s, 5m or 1h 30m")]
+    #[error("{0:?} is not a duration: write a number with its unit, such as 30s, 5m, 1h 30m or 7d")]
     Span(String),
     /// Not a size.
     #[error("{0:?} is not a size: write a number of bytes or one with its unit, such as 512MiB or 512m")]
@@ -48,7 +48,8 @@ impl FromStr for Span {
         if let Ok(seconds) = text.trim().parse::<f64>() {
             return Self::from_number(seconds).ok_or_else(refused);
         }
-        let signed: SignedDuration = text.trim().parse().map_err(|_| refused())?;
+        let parsed: jiff::Span = text.trim().parse().map_err(|_| refused())?;
+        let signed = parsed.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| refused())?;
         Duration::try_from(signed).ok().filter(|d| *d <= Self::MOST).map(Self).ok_or_else(refused)
     }
 }
@@ -206,6 +207,8 @@ mod tests {
     fn durations_are_read_with_units_and_as_seconds() {
         let span = |text: &str| text.parse::<Span>().map(Span::get);
         assert_eq!(span("1h 30m"), Ok(Duration::from_secs(5_400)));
+        assert_eq!(span("1w 2d"), Ok(Duration::from_secs(9 * 86_400)));
+        assert!(span("1 month").is_err());
         assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(span("2.5"), Ok(Duration::from_millis(2_500)));
         assert!(span("-5s").is_err());

@@ -1,0 +1,141 @@
+use super::super::types::{OnDrainTimeout, Retention};
+use super::*;
+use crate::retry::RetryPolicy;
+use crate::units::{Size, Span};
+
+fn sources(environment: &[(&str, &str)]) -> Sources {
+    let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Sources { file: FileChoice::None, environment, flags: Vec::new() }
+}
+
+fn with_file(text: &str) -> (tempfile::TempDir, Sources) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("longshore.toml");
+    std::fs::write(&path, text).unwrap();
+    (folder, Sources { file: FileChoice::Named(path), ..sources(&[]) })
+}
+
+fn told(folder: &tempfile::TempDir, error: &ConfigError) -> String {
+    error.to_string().replace(folder.path().to_str().unwrap(), "")
+}
+
+#[test]
+fn the_template_alone_is_whole_and_says_what_the_code_says() {
+    let loaded = load(&sources(&[("HOME", "/home/x")])).unwrap();
+    let settings = loaded.settings;
+    assert_eq!(settings.retry, RetryPolicy::default());
+    let limits = crate::task::Limits::default();
+    assert_eq!(settings.message.max_bytes, Size(limits.max_bytes as u64));
+    assert_eq!(
+        (settings.message.max_depth, settings.message.max_nodes),
+        (limits.max_depth, limits.max_nodes)
+    );
+    assert_eq!(settings.worker.on_drain_timeout, OnDrainTimeout::Stop);
+    assert_eq!(settings.work_dir, settings.state_dir.join("work"));
+    assert_eq!(settings.store, settings.brokers[0]);
+    assert!(settings.worker.concurrency >= 1 && settings.worker.staging_ahead >= 2);
+    let week = Span::seconds(7 * 86_400);
+    assert_eq!(
+        settings.retention,
+        Retention { succeeded: week, failed: Span::seconds(30 * 86_400), bytes: Size(1 << 30) }
+    );
+}
+
+#[test]
+fn every_key_of_the_template_has_a_comment_above_it() {
+    let mut before = "";
+    for line in TEMPLATE.lines() {
+        if line.contains(" = ") && !line.starts_with('#') {
+            assert!(before.starts_with('#'), "no comment above {line:?}");
+        }
+        before = line;
+    }
+}
+
+#[test]
+fn flags_outweigh_variables_and_these_the_file_and_this_the_defaults() {
+    let (_folder, mut sources) =
+        with_file("work_dir = \"/file\"\n[worker]\nconcurrency = 2\nname = \"file\"\nlease = \"30s\"\n");
+    sources.environment = vec![
+        ("TMPDIR".to_owned(), "/tmp/shared".to_owned()),
+        ("LONGSHORE_WORKER__CONCURRENCY".to_owned(), "3".to_owned()),
+        ("LONGSHORE_WORKER__NAME".to_owned(), "42".to_owned()),
+    ];
+    sources.flags = vec![Flag { flag: "--concurrency", key: "worker.concurrency", value: Value::from(4) }];
+    let loaded = load(&sources).unwrap();
+    assert_eq!(loaded.settings.worker.concurrency, 4);
+    assert_eq!(loaded.settings.worker.name, "42");
+    assert_eq!(loaded.settings.worker.lease, Span::seconds(30));
+    assert_eq!(loaded.settings.work_dir, PathBuf::from("/file"));
+    let origin = |key: &str| loaded.effective().into_iter().find(|e| e.key == key).unwrap().origin;
+    assert_eq!(origin("worker.concurrency"), "--concurrency");
+    assert_eq!(origin("worker.name"), "LONGSHORE_WORKER__NAME");
+    assert!(origin("worker.lease").ends_with("/longshore.toml"));
+    assert_eq!(origin("worker.queues"), "default");
+}
+
+#[test]
+fn tmpdir_is_where_work_is_done_unless_something_of_ours_says_otherwise() {
+    let loaded = load(&sources(&[("TMPDIR", "/scratch"), ("HOME", "/h")])).unwrap();
+    assert_eq!(loaded.settings.work_dir, PathBuf::from("/scratch"));
+    let loaded = load(&sources(&[("TMPDIR", "/scratch"), ("LONGSHORE_WORK_DIR", "/mine")])).unwrap();
+    assert_eq!(loaded.settings.work_dir, PathBuf::from("/mine"));
+}
+
+#[test]
+fn lists_and_tables_are_read_from_variables() {
+    let loaded = load(&sources(&[
+        ("LONGSHORE_BROKERS", "sqlite:/a.db, nats://u:secret@host:4222"),
+        ("LONGSHORE_WORKER__QUEUES", "[\"a\", \"b\"]"),
+        ("LONGSHORE_RESOURCES__CUSTOM", "{licence = 2}"),
+        ("LONGSHORE_RESOURCES__CUSTOM__SCANNER", "1"),
+        ("LONGSHORE_RESOURCES__MEMORY", "4g"),
+        ("LONGSHORE_RULES", "[{image = \"*/gpu*\", gpus = 1}]"),
+        ("HOME", "/h"),
+    ]))
+    .unwrap();
+    let settings = loaded.settings;
+    assert_eq!(settings.brokers[1].expose(), "nats://u:secret@host:4222");
+    assert!(!format!("{:?}", settings.brokers).contains("secret"));
+    assert_eq!(settings.worker.queues, ["a", "b"]);
+    assert_eq!(settings.resources.custom.get("licence"), Some(&2));
+    assert_eq!(settings.resources.custom.get("scanner"), Some(&1));
+    assert_eq!(settings.resources.memory, Size(4 << 30));
+    assert!(settings.rules[0].image.matches("lab/gpu-train:1"));
+    assert!(!settings.rules[0].image.matches("busybox"));
+}
+
+#[test]
+fn everything_wrong_in_a_file_is_told_at_once_with_its_line() {
+    let (folder, sources) = with_file(
+        "stat_dir = \"/x\"\n\n[worker]\nconcurency = 4\nlease = \"soon\"\npoison_limit = -1\n\
+         on_drain_timeout = \"wait\"\nqueues = \"one\"\n[log]\nlevel = \"loud\"\n[[rules]]\nimage = \"a\"\n\
+         [[rules]]\nimag = \"b\"\n[wroker]\nx = 1\n[resources]\ncustom = { licence = \"two\" }\n",
+    );
+    insta::assert_snapshot!(told(&folder, &load(&sources).unwrap_err()));
+}
+
+#[test]
+fn broken_toml_and_a_missing_file_are_told_with_their_place() {
+    let (folder, sources) = with_file("state_dir = \"/x\"\n[worker\n");
+    insta::assert_snapshot!(told(&folder, &load(&sources).unwrap_err()));
+    let missing = Sources { file: FileChoice::Named("/nowhere/a.toml".into()), ..self::sources(&[]) };
+    let error = load(&missing).unwrap_err().to_string();
+    assert!(error.starts_with("/nowhere/a.toml: cannot be read:"), "{error}");
+}
+
+#[test]
+fn wrong_variables_are_told_by_name_with_the_nearest_one() {
+    let error = load(&sources(&[
+        ("LONGSHORE_WORKER__CONCURENCY", "2"),
+        ("LONGSHORE_WORKER_LEASE", "2s"),
+        ("LONGSHORE_ZZZ", "2"),
+        ("LONGSHORE_WORKER__CONCURRENCY", "many"),
+        ("LONGSHORE_CONFIG", "/ignored/here"),
+        ("LONGSHORE_EVENTS__AGE", "-3"),
+        ("LONGSHORE_RESOURCES__CUSTOM", "2"),
+        ("HOME", "/h"),
+    ]))
+    .unwrap_err();
+    insta::assert_snapshot!(error.to_string());
+}
