@@ -13,7 +13,8 @@ use serde_json::Value;
 use crate::cancel::CancelScope;
 use crate::error::TaskError;
 use crate::events::reporter::Reporter;
-use crate::task::{Fence, Task};
+use crate::task::{Fence, Resources, Task};
+use crate::units::Size;
 
 /// A task kind.
 #[async_trait]
@@ -59,6 +60,19 @@ pub struct Demand {
     pub platform: Option<String>,
     /// Amounts of the resources that the settings name.
     pub custom: BTreeMap<String, u64>,
+}
+
+impl Demand {
+    /// What `resources` ask for.
+    pub fn of(resources: &Resources) -> Self {
+        Self {
+            cpus: resources.cpus.unwrap_or(0.0),
+            memory: resources.memory.map_or(0, Size::bytes),
+            gpus: resources.gpus.unwrap_or(0),
+            platform: resources.platform.clone(),
+            custom: resources.custom.clone(),
+        }
+    }
 }
 
 /// Where an attempt runs and what it was given.

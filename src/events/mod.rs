@@ -6,6 +6,7 @@
 pub mod bus;
 pub mod cloudevent;
 pub mod reporter;
+pub mod subject;
 
 use async_trait::async_trait;
 use jiff::Timestamp;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::TaskError;
-use crate::events::Progress;
-use crate::task::{Fence, Generation, Priority, QueueName, TaskId};
+use crate::events::{Event, EventData, Progress};
+use crate::task::{Fence, Generation, Priority, QueueName, Task, TaskId};
 
 /// Everything known of one task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -58,6 +58,9 @@ pub struct Record {
     /// The sinks that must still be told how it ended.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub owed: BTreeSet<String>,
+    /// The number of the attempt's last event, so that whoever delivers it again tells the same event.
+    #[serde(default)]
+    pub last_event: u64,
     /// What the run found out.
     #[serde(default)]
     pub details: Details,
@@ -73,6 +76,53 @@ impl Record {
     #[must_use]
     pub fn shown(&self) -> Self {
         Self { envelope: None, ..self.clone() }
+    }
+}
+
+impl Record {
+    /// A record of `task` that nobody has met yet.
+    pub fn empty(task: &Task) -> Self {
+        Self {
+            id: task.id.clone(),
+            kind: task.kind.clone(),
+            queue: task.queue.clone(),
+            priority: task.priority,
+            generation: task.generation,
+            status: Status::Queued,
+            fence: Fence::default(),
+            attempts: 0,
+            unfinished_starts: 0,
+            message: None,
+            source: None,
+            owner: None,
+            lease_until: None,
+            labels: task.labels.clone(),
+            times: PhaseTimes::default(),
+            outcome: None,
+            last_error: None,
+            owed: BTreeSet::new(),
+            last_event: 0,
+            envelope: None,
+            details: Details::default(),
+        }
+    }
+
+    /// The event that tells how it ended; `None` while it has not.
+    pub fn last_event(&self) -> Option<Event> {
+        let data = match self.outcome.as_ref()? {
+            Outcome::Succeeded => EventData::Succeeded { exit_code: self.details.exit_code },
+            Outcome::Failed { error } => EventData::Failed { error: error.clone() },
+            Outcome::Canceled { reason } => EventData::Canceled { reason: reason.clone() },
+            Outcome::Dead { reason } => EventData::Dead { reason: reason.clone() },
+        };
+        Some(Event {
+            task: self.id.clone(),
+            queue: self.queue.clone(),
+            fence: self.fence,
+            number: self.last_event,
+            time: self.times.finished.unwrap_or_default(),
+            data,
+        })
     }
 }
 

@@ -1,0 +1,476 @@
+//! Fetches on credit and admits: from a broker's delivery to a charged attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rand::RngExt;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::admission::{Meeting, Verdict, judge};
+use super::keeper::Hold;
+use super::resources::lacking;
+use super::{Context, SourceRuntime, settle, stager};
+use crate::broker::message::Delivery;
+use crate::broker::{Presence, Settled, Settlement};
+use crate::cancel::{CancelReason, CancelScope};
+use crate::error::TaskError;
+use crate::events::Reporter;
+use crate::handler::{Admit, Attempt, Demand, Handler};
+use crate::ledger::{Live, LivePhase};
+use crate::lifecycle::LifePhase;
+use crate::store::{Expected, Put, Record, Revision, StoreError, Versioned};
+use crate::task::{ContentType, DecodeError, Task, envelope};
+
+/// A charged attempt on its way: everything that settlement needs.
+pub(super) struct Charge {
+    pub(super) attempt: Attempt,
+    pub(super) hold: Hold,
+    pub(super) record: Record,
+    pub(super) revision: Revision,
+    pub(super) source: Arc<SourceRuntime>,
+}
+
+/// Longest pause between two tries of a broker or store that does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Fetches from `source`, never more than there is room for, until the worker drains, and not while it is paused.
+pub(super) async fn fetch(context: Arc<Context>, source: Arc<SourceRuntime>, share: usize) {
+    let mut pause = Pause::default();
+    let lifecycle = context.lifecycle.clone();
+    // Members are awaited by the executor's end: an attempt is over when its future is.
+    let roads = tokio_util::task::TaskTracker::new();
+    while lifecycle.phase() == LifePhase::Running {
+        let stop = CancelScope::new();
+        let draining = async {
+            lifecycle.reached(LifePhase::Paused).await;
+            stop.cancel(CancelReason::Interrupted);
+        };
+        let fetching = async {
+            while !stop.is_canceled() {
+                fetch_once(&context, &source, share, &stop, (&mut pause, &roads)).await;
+            }
+        };
+        tokio::join!(draining, fetching);
+        tokio::select! {
+            () = lifecycle.running() => {}
+            () = lifecycle.reached(LifePhase::Draining) => {}
+        }
+    }
+    roads.close();
+    roads.wait().await;
+}
+
+async fn fetch_once(
+    context: &Arc<Context>,
+    source: &Arc<SourceRuntime>,
+    share: usize,
+    stop: &CancelScope,
+    (pause, roads): (&mut Pause, &tokio_util::task::TaskTracker),
+) {
+    let Some(mut room) = room(context, share, stop).await else { return };
+    if !stager::disk_has_room(context, stop).await {
+        return;
+    }
+    if pause.failed() {
+        pause.wait(stop).await;
+        if let Err(error) = context.store.load(&probe()).await {
+            tracing::warn!(%error, "nothing is admitted while the store is away");
+            return;
+        }
+    }
+    match source.broker.source.fetch(room.num_permits(), stop).await {
+        Ok(deliveries) => {
+            pause.reset();
+            for delivery in deliveries {
+                let permit = room.split(1);
+                let (context, source) = (context.clone(), source.clone());
+                roads.spawn(async move { meet(context, source, delivery, permit).await });
+            }
+        }
+        Err(error) => {
+            pause.lengthen();
+            tracing::warn!(%error, "nothing could be fetched");
+        }
+    }
+}
+
+/// An id that no task has: asking for it shows whether the store answers.
+fn probe() -> crate::task::TaskId {
+    crate::task::TaskId::new("longshore-probe").expect("invariant: a valid id")
+}
+
+/// Waits for room for one attempt, then takes as much as is there, at most `share`.
+async fn room(context: &Context, share: usize, stop: &CancelScope) -> Option<OwnedSemaphorePermit> {
+    let one = tokio::select! {
+        permit = context.room.clone().acquire_owned() => permit.ok()?,
+        _ = stop.canceled() => return None,
+    };
+    let mut room = one;
+    let more = context.room.available_permits().min(share.saturating_sub(1));
+    if let Ok(more) = context.room.clone().try_acquire_many_owned(u32::try_from(more).unwrap_or(0)) {
+        room.merge(more);
+    }
+    Some(room)
+}
+
+/// The pause after failures in a row: it doubles up to a bound and jitters.
+#[derive(Default)]
+struct Pause {
+    failures: u32,
+}
+
+impl Pause {
+    fn failed(&self) -> bool {
+        self.failures > 0
+    }
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+    fn lengthen(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+    }
+    async fn wait(&self, stop: &CancelScope) {
+        let longest =
+            Duration::from_millis(100).saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+        let pause = longest.mul_f64(rand::rng().random_range(0.5..1.0));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.canceled() => {}
+        }
+    }
+}
+
+/// Walks one delivery's whole way.
+async fn meet(
+    context: Arc<Context>,
+    source: Arc<SourceRuntime>,
+    delivery: Delivery,
+    room: Option<OwnedSemaphorePermit>,
+) {
+    let task = match decode(&context, &delivery) {
+        Ok(task) => Arc::new(task),
+        Err(error) => return refuse(&context, &source, delivery, error).await,
+    };
+    tracing::debug!(task = %task.id, kind = task.kind, redelivered = delivery.redelivered, "received");
+    let Some(handler) = context.handlers.get(task.kind.as_str()).cloned() else {
+        return unknown_kind(&context, &source, delivery, &task).await;
+    };
+    if let Some(live) = context.ledger.find(&task.id)
+        && live.generation == task.generation
+    {
+        return already_here(&context, &live, &task, delivery).await;
+    }
+    if let Some(wait) = task.not_before.and_then(until) {
+        settled(&task, delivery, Settlement::Release { after: wait }).await;
+        return;
+    }
+    let demand = handler.demand(&task);
+    if let Ok(demand) = &demand
+        && let Some(misfit) = misfit(&context, &source, &delivery, demand).await
+    {
+        match misfit {
+            Misfit::Elsewhere(reason) => {
+                tracing::debug!(task = %task.id, reason, "released: another worker may have room for it");
+                settled(&task, delivery, Settlement::Release { after: damped(&context) }).await;
+            }
+            Misfit::Nowhere(reason) => {
+                let error = TaskError::permanent("unfit", reason);
+                admit(&context, &source, &task, delivery, (room, handler, Err(error))).await;
+            }
+        }
+        return;
+    }
+    admit(&context, &source, &task, delivery, (room, handler, demand)).await;
+}
+
+fn decode(context: &Context, delivery: &Delivery) -> Result<Task, DecodeError> {
+    let content_type = ContentType::detect(delivery.content_type.as_deref(), &delivery.body)?;
+    let mut task = envelope::decode(&delivery.body, content_type, &context.settings.limits)?;
+    // The queue it came from is where it is; a plain publish may name none.
+    task.queue = delivery.queue.clone();
+    Ok(task)
+}
+
+/// How long until `at`, when that is still to come.
+fn until(at: Timestamp) -> Option<Duration> {
+    Duration::try_from(at.duration_since(Timestamp::now())).ok().filter(|wait| !wait.is_zero())
+}
+
+fn damped(context: &Context) -> Duration {
+    context.settings.release_damping.mul_f64(rand::rng().random_range(0.75..1.25))
+}
+
+/// Settles a delivery that never became an attempt.
+async fn settled(task: &Task, delivery: Delivery, settlement: Settlement) {
+    let ended = delivery.lease.settler.settle(settlement).await;
+    if ended != Settled::Settled {
+        tracing::debug!(task = %task.id, ?ended, "the delivery was not settled: it comes again");
+    }
+}
+
+/// A message that cannot be decoded: given back while another worker may know it, else parked.
+async fn refuse(context: &Context, source: &SourceRuntime, delivery: Delivery, error: DecodeError) {
+    let known_elsewhere = match &error {
+        DecodeError::Version(version) => others(context, source)
+            .await
+            .is_none_or(|all| all.iter().any(|p| u64::from(p.envelope) >= *version)),
+        DecodeError::Large { .. }
+        | DecodeError::ContentType(_)
+        | DecodeError::Malformed { .. }
+        | DecodeError::Field { .. }
+        | DecodeError::UnknownTransform { .. }
+        | DecodeError::Executable { .. }
+        | DecodeError::Class { .. }
+        | DecodeError::Unusable { .. }
+        | DecodeError::Transform { .. } => false,
+    };
+    let settlement = if known_elsewhere {
+        Settlement::Release { after: damped(context) }
+    } else {
+        tracing::warn!(message = %delivery.message, queue = %delivery.queue, %error, "parked: it is no task");
+        Settlement::DeadLetter { reason: error.to_string() }
+    };
+    let _ = delivery.lease.settler.settle(settlement).await;
+}
+
+/// A kind that is not known here: given back while a live worker knows it, else parked.
+async fn unknown_kind(
+    context: &Arc<Context>,
+    source: &Arc<SourceRuntime>,
+    delivery: Delivery,
+    task: &Arc<Task>,
+) {
+    let others = others(context, source).await;
+    if others.is_none_or(|all| all.iter().any(|presence| presence.kinds.contains(&task.kind))) {
+        settled(task, delivery, Settlement::Release { after: damped(context) }).await;
+        return;
+    }
+    let mut kinds: Vec<&str> = context.handlers.keys().copied().collect();
+    kinds.sort_unstable();
+    let error = TaskError::poison(
+        "unknown_kind",
+        format!("no live worker knows the task kind {:?}; known here: {}", task.kind, kinds.join(", ")),
+    );
+    settle::without_attempt(context, source, task, delivery, error).await;
+}
+
+/// The other live workers; `None` when that cannot be known now.
+async fn others(context: &Context, source: &SourceRuntime) -> Option<Vec<Presence>> {
+    let all = source.broker.fleet.workers().await.ok()?;
+    Some(all.into_iter().filter(|presence| *presence.incarnation != *context.identity.incarnation).collect())
+}
+
+enum Misfit {
+    /// A live worker could run it.
+    Elsewhere(String),
+    /// None could for so long that it fails.
+    Nowhere(String),
+}
+
+/// Whether the task asks for more than this worker ever has.
+async fn misfit(
+    context: &Context,
+    source: &SourceRuntime,
+    delivery: &Delivery,
+    demand: &Demand,
+) -> Option<Misfit> {
+    let lacking_here = lacking(&context.settings.pool, demand);
+    if lacking_here.is_empty() {
+        return None;
+    }
+    let reason = format!("the task needs {}", lacking_here.join(", "));
+    let fits_elsewhere = others(context, source).await.is_none_or(|all| {
+        all.iter().any(|p| p.queues.contains(&delivery.queue) && lacking(&p.pool, demand).is_empty())
+    });
+    let waited = delivery.submitted.map(|at| Timestamp::now().duration_since(at));
+    let overdue =
+        waited.is_some_and(|w| Duration::try_from(w).is_ok_and(|w| w >= context.settings.unfit_timeout));
+    if fits_elsewhere || !overdue {
+        return Some(Misfit::Elsewhere(reason));
+    }
+    Some(Misfit::Nowhere(format!(
+        "{reason}, and no live worker on the queue {} has that; ask for less or start a worker that has it",
+        delivery.queue
+    )))
+}
+
+/// The task lives in this process: the same message goes on with its new lease, another one is a duplicate.
+async fn already_here(context: &Context, live: &Live, task: &Task, delivery: Delivery) {
+    if live.message == delivery.message.0
+        && let Some(hold) = context.keeper.find(&task.id)
+    {
+        tracing::info!(task = %task.id, "its lease had lapsed and is bound again");
+        hold.rebind(delivery.lease);
+        return;
+    }
+    settled(task, delivery, Settlement::Ack).await;
+}
+
+type Way = (Option<OwnedSemaphorePermit>, Arc<dyn Handler>, Result<Demand, TaskError>);
+
+/// Charges an attempt by compare-and-set and sends it on its way.
+async fn admit(
+    context: &Arc<Context>,
+    source: &Arc<SourceRuntime>,
+    task: &Arc<Task>,
+    delivery: Delivery,
+    (room, handler, demand): Way,
+) {
+    let (record, revision) = match charge(context, source, task, &delivery).await {
+        Ok(Charged::Yes(record, revision)) => (*record, revision),
+        Ok(Charged::Finished(current)) => {
+            if settle::complete_outbox(context, source, &current.record).await {
+                settled(task, delivery, Settlement::Ack).await;
+            } else {
+                settled(task, delivery, Settlement::Release { after: damped(context) }).await;
+            }
+            return;
+        }
+        Ok(Charged::No(settlement)) => return settled(task, delivery, settlement).await,
+        Err(error) => {
+            tracing::warn!(task = %task.id, %error, "given back: nothing is admitted while the store is away");
+            return settled(task, delivery, Settlement::Release { after: damped(context) }).await;
+        }
+    };
+    let scope = CancelScope::new();
+    let live = Live {
+        task: task.id.clone(),
+        kind: task.kind.clone(),
+        queue: task.queue.clone(),
+        generation: task.generation,
+        attempt: record.attempts,
+        fence: record.fence,
+        message: delivery.message.0.clone(),
+        phase: LivePhase::Staging,
+        since: record.times.admitted.unwrap_or_default(),
+    };
+    if !context.ledger.enter(live, scope.clone()) {
+        // Two deliveries of one task were admitted at the same time; the record has the later one's fence, and the
+        // earlier one finds that out at its next check. This one waits for it.
+        return settled(task, delivery, Settlement::Retry { after: damped(context) }).await;
+    }
+    let hold = context.keeper.hold(task.id.clone(), record.fence, scope.clone(), delivery.lease);
+    let report = Reporter::with_limits(
+        task.id.clone(),
+        task.queue.clone(),
+        record.fence,
+        source.bus.clone(),
+        context.settings.log,
+    );
+    let attempt = Attempt::new(
+        task.clone(),
+        (record.attempts, record.fence),
+        scope,
+        report,
+        (context.keeper.gate(&hold), context.identity.clone()),
+    );
+    let charge = Charge { attempt, hold, record, revision, source: source.clone() };
+    go(context, charge, (room, handler, demand)).await;
+}
+
+/// From a charged attempt to its settlement.
+async fn go(context: &Arc<Context>, charge: Charge, (room, handler, demand): Way) {
+    let attempt = charge.attempt.clone();
+    let task = attempt.task();
+    if let Some(reason) = not_to_start(context, &charge, &*handler).await {
+        attempt.scope().cancel(CancelReason::Canceled(reason));
+        return settle::conclude(context, charge, Err(canceled_before_start())).await;
+    }
+    let demand = match demand {
+        Ok(demand) => demand,
+        Err(error) => return settle::conclude(context, charge, Err(error)).await,
+    };
+    // A drain may have begun between the fetch and the ledger's entry.
+    if context.lifecycle.phase() >= LifePhase::Draining {
+        attempt.scope().cancel(CancelReason::Interrupted);
+        return settle::conclude(context, charge, Err(canceled_before_start())).await;
+    }
+    attempt.report().staging(attempt.number(), attempt.worker(), charge.record.times.clone());
+    let (result, _settling) = match stager::stage(&*handler, &attempt).await {
+        Ok(staged) => {
+            context.ledger.advance(&task.id, LivePhase::Staged);
+            super::lane::run(context, &attempt, staged, demand, room).await
+        }
+        Err(error) => (Err(error), None),
+    };
+    settle::conclude(context, charge, result).await;
+}
+
+fn canceled_before_start() -> TaskError {
+    TaskError::permanent("canceled", "it was canceled before it started")
+}
+
+/// Why the task must not start, if so: it expired, was canceled, or its producer says so.
+async fn not_to_start(context: &Context, charge: &Charge, handler: &dyn Handler) -> Option<String> {
+    let task = charge.attempt.task();
+    if let Some(expires) = task.expires
+        && expires <= Timestamp::now()
+    {
+        return Some(format!("it expired at {expires}"));
+    }
+    match charge.source.broker.topic.cancel_requested(&task.id).await {
+        Ok(Some(reason)) => return Some(reason),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(task = %task.id, %error, "whether it was canceled could not be asked"),
+    }
+    if context.lifecycle.phase() >= LifePhase::Stopping {
+        return None;
+    }
+    match handler.admit(task).await {
+        Ok(Admit::Start) => None,
+        Ok(Admit::Canceled(reason)) => Some(reason),
+        Err(error) => {
+            tracing::warn!(task = %task.id, %error, "whether it should start could not be asked");
+            None
+        }
+    }
+}
+
+enum Charged {
+    Yes(Box<Record>, Revision),
+    Finished(Box<Versioned>),
+    No(Settlement),
+}
+
+/// Compare-and-set until it holds: each round decides on what the round before found.
+async fn charge(
+    context: &Arc<Context>,
+    source: &Arc<SourceRuntime>,
+    task: &Arc<Task>,
+    delivery: &Delivery,
+) -> Result<Charged, StoreError> {
+    let mut current: Option<Versioned> = None;
+    loop {
+        let meeting = Meeting {
+            message: &delivery.message.0,
+            source: &source.broker.name,
+            submitted: delivery.submitted,
+            owner: &context.owner,
+            now: Timestamp::now(),
+            lease: delivery.lease.duration,
+            poison_limit: context.settings.poison_limit,
+        };
+        let (record, expected) = match judge(task, &meeting, current.as_ref()) {
+            Verdict::Admit(record, expected) => (record, expected),
+            Verdict::Finished(current) => return Ok(Charged::Finished(current)),
+            Verdict::Later(after) => return Ok(Charged::No(Settlement::Retry { after })),
+            Verdict::Duplicate => return Ok(Charged::No(Settlement::Ack)),
+            Verdict::Poison(current) => {
+                let reason = format!(
+                    "it was started {} times and never came to an outcome: the worker died each time",
+                    current.record.unfinished_starts
+                );
+                settle::bury(context, source, *current, &reason).await?;
+                return Ok(Charged::No(Settlement::DeadLetter { reason }));
+            }
+        };
+        match context.store.put(&record, expected).await? {
+            Put::Stored(revision) => return Ok(Charged::Yes(record, revision)),
+            Put::Conflict(found) => current = found.map(|found| *found),
+        }
+        if matches!(expected, Expected::At(_)) && current.is_none() {
+            tracing::debug!(task = %task.id, "its record was removed meanwhile");
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! Ends an attempt: record, then publish, then settle. That order makes every crash harmless.
+//!
+//! The record opens an outbox of sinks that must hear of the end. Whoever meets a finished record with an open outbox
+//! (a redelivery, the upkeep of any worker) serves it, so a crash between two steps loses nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rand::RngExt;
+use serde_json::Value;
+
+use super::intake::Charge;
+use super::{Context, SourceRuntime};
+use crate::broker::message::Delivery;
+use crate::broker::{Settled, Settlement};
+use crate::cancel::CancelReason;
+use crate::error::{ErrorClass, TaskError};
+use crate::events::{Bus, Event, EventData};
+use crate::lifecycle::LifePhase;
+use crate::retry::RetryPolicy;
+use crate::store::{Expected, Outcome, Put, Record, Revision, Status, StoreError, Versioned};
+use crate::task::{Fence, Task};
+
+/// How an attempt ends.
+#[derive(Debug, PartialEq)]
+enum End {
+    Finish(Outcome, Value),
+    Retry(TaskError, Duration),
+    Release,
+    Lost,
+}
+
+/// Records, publishes and settles the end of `charge`.
+pub(super) async fn conclude(context: &Arc<Context>, charge: Charge, result: Result<Value, TaskError>) {
+    let attempt = charge.attempt.clone();
+    let policy = attempt.task().retry.clone().unwrap_or_else(|| context.settings.retry.clone());
+    let end = decide(attempt.scope().reason(), result, &policy, charge.record.attempts);
+    tracing::debug!(task = %attempt.task().id, attempt = attempt.number(), ?end, "ended");
+    match end {
+        End::Finish(outcome, value) => finish(context, charge, outcome, value).await,
+        End::Retry(error, after) => retry(context, charge, error, after).await,
+        End::Release => release(context, charge).await,
+        End::Lost => {
+            context.keeper.release(&charge.hold);
+            context.ledger.leave(&attempt.task().id, attempt.fence());
+        }
+    }
+}
+
+/// What the end of an attempt means. A task that came to its good end before it heard of its cancellation succeeded.
+fn decide(
+    reason: Option<CancelReason>,
+    result: Result<Value, TaskError>,
+    policy: &RetryPolicy,
+    attempts: u32,
+) -> End {
+    let error = match (reason, result) {
+        (Some(CancelReason::LeaseLost), _) => return End::Lost,
+        (_, Ok(value)) => return End::Finish(Outcome::Succeeded, value),
+        (Some(CancelReason::Interrupted), Err(_)) => return End::Release,
+        (Some(CancelReason::Canceled(reason)), Err(_)) => {
+            return End::Finish(Outcome::Canceled { reason }, Value::Null);
+        }
+        (Some(CancelReason::TimedOut(limit)), Err(error)) => TaskError {
+            exit_code: error.exit_code,
+            ..TaskError::permanent("time_limit", format!("it ran longer than its time limit of {limit}"))
+        },
+        (None, Err(error)) => error,
+    };
+    if error.code == "lease_lost" {
+        return End::Lost;
+    }
+    if error.class == ErrorClass::Poison {
+        return End::Finish(Outcome::Dead { reason: error.message }, Value::Null);
+    }
+    if wants_retry(&error, policy) && attempts < policy.max_attempts {
+        let after = policy.delay(attempts, rand::rng().random_range(0.0..1.0));
+        return End::Retry(error, after);
+    }
+    End::Finish(Outcome::Failed { error }, Value::Null)
+}
+
+/// Whether `policy` tries again after `error`: by class, by code, or by `exit:<n>`.
+fn wants_retry(error: &TaskError, policy: &RetryPolicy) -> bool {
+    policy.on.iter().any(|on| match on.as_str() {
+        "retryable" => error.class == ErrorClass::Retryable,
+        other => {
+            other == error.code
+                || other.strip_prefix("exit:").is_some_and(|code| {
+                    error.exit_code.is_some_and(|exit| code == "*" || code.parse() == Ok(exit))
+                })
+        }
+    })
+}
+
+async fn finish(context: &Arc<Context>, charge: Charge, outcome: Outcome, value: Value) {
+    let Charge { attempt, hold, record, revision, source } = charge;
+    let task = attempt.task();
+    let (times, details) = attempt.report().snapshot();
+    let mut finished = Record { times, details, ..record };
+    finished.details.result = value;
+    if matches!(outcome, Outcome::Failed { .. } | Outcome::Canceled { .. }) {
+        finished.envelope = serde_json::to_value(&**task).ok();
+    }
+    close_record(&mut finished, outcome, &source.bus);
+    let data = finished.last_event().map_or(EventData::Queued, |event| event.data);
+    let event = attempt.report().close(data);
+    finished.last_event = event.number;
+    if !store(context, &finished, revision).await {
+        context.keeper.release(&hold);
+        context.ledger.leave(&task.id, attempt.fence());
+        return;
+    }
+    let published = publish(context, &source.bus, Arc::new(event), &finished.owed).await;
+    let settlement = match &finished.outcome {
+        Some(Outcome::Dead { reason }) => Settlement::DeadLetter { reason: reason.clone() },
+        _ => Settlement::Ack,
+    };
+    // The outbox and the broker hear of it together: both are only bookkeeping now, and may share a commit.
+    let fulfil = async {
+        for sink in &published {
+            if let Err(error) = context.store.fulfil(&task.id, attempt.fence(), sink).await {
+                tracing::warn!(task = %task.id, %error, "its outbox stays open and is completed later");
+            }
+        }
+    };
+    let settle = async {
+        if published.len() == finished.owed.len()
+            && let Some(settler) = context.keeper.release(&hold)
+        {
+            let ended = settler.settle(settlement).await;
+            if ended != Settled::Settled {
+                tracing::debug!(task = %task.id, ?ended, "its message comes again and finds it finished");
+            }
+        }
+    };
+    tokio::join!(fulfil, settle);
+    context.keeper.release(&hold);
+    if finished.status == Status::Canceled {
+        forget_cancel(&source, task).await;
+    }
+    context.ledger.leave(&task.id, attempt.fence());
+}
+
+async fn forget_cancel(source: &SourceRuntime, task: &Task) {
+    if let Err(error) = source.broker.topic.forget_cancel(&task.id).await {
+        tracing::debug!(task = %task.id, %error, "its cancel request stays until it lapses");
+    }
+}
+
+/// Fills in what every finished record says.
+fn close_record(record: &mut Record, outcome: Outcome, bus: &Bus) {
+    let now = Timestamp::now();
+    record.status = match &outcome {
+        Outcome::Succeeded => Status::Succeeded,
+        Outcome::Failed { .. } => Status::Failed,
+        Outcome::Canceled { .. } => Status::Canceled,
+        Outcome::Dead { .. } => Status::Dead,
+    };
+    record.outcome = Some(outcome);
+    record.owed = bus.names().map(str::to_owned).collect();
+    record.unfinished_starts = 0;
+    record.times.finished = Some(now);
+    record.times.changed = Some(now);
+}
+
+async fn retry(context: &Arc<Context>, charge: Charge, error: TaskError, after: Duration) {
+    let Charge { attempt, hold, record, revision, source } = charge;
+    let task = attempt.task();
+    let at = Timestamp::now() + after;
+    let (times, details) = attempt.report().snapshot();
+    let event =
+        attempt.report().close(EventData::Retrying { error: error.clone(), at, attempt: record.attempts });
+    let waiting = Record {
+        times,
+        details,
+        status: Status::Retrying,
+        unfinished_starts: 0,
+        owner: None,
+        lease_until: None,
+        last_error: Some(error),
+        ..changed(record)
+    };
+    if store(context, &waiting, revision).await {
+        source.bus.send(event);
+        settle(context, &hold, Settlement::Retry { after }, task).await;
+    }
+    context.keeper.release(&hold);
+    context.ledger.leave(&task.id, attempt.fence());
+}
+
+async fn release(context: &Arc<Context>, charge: Charge) {
+    let Charge { attempt, hold, record, revision, .. } = charge;
+    let task = attempt.task();
+    let released = Record {
+        status: Status::Released,
+        attempts: record.attempts.saturating_sub(1),
+        unfinished_starts: 0,
+        owner: None,
+        lease_until: None,
+        ..changed(record)
+    };
+    if store(context, &released, revision).await {
+        settle(context, &hold, Settlement::Release { after: Duration::ZERO }, task).await;
+    }
+    context.keeper.release(&hold);
+    context.ledger.leave(&task.id, attempt.fence());
+}
+
+fn changed(mut record: Record) -> Record {
+    record.times.changed = Some(Timestamp::now());
+    record
+}
+
+async fn settle(context: &Context, hold: &super::keeper::Hold, settlement: Settlement, task: &Task) {
+    if let Some(settler) = context.keeper.release(hold) {
+        let ended = settler.settle(settlement).await;
+        if ended != Settled::Settled {
+            tracing::debug!(task = %task.id, ?ended, "its message comes again when its lease lapses");
+        }
+    }
+}
+
+/// Stores `record` under its fence. While the store is away it is tried again, with the lease kept; `false`: another attempt
+/// has taken the task over, or this process is being killed.
+async fn store(context: &Context, record: &Record, mut revision: Revision) -> bool {
+    let mut failures = 0_u32;
+    loop {
+        match context.store.put(record, Expected::At(revision)).await {
+            Ok(Put::Stored(_)) => return true,
+            Ok(Put::Conflict(Some(found)))
+                if found.record.fence == record.fence && !found.record.status.is_finished() =>
+            {
+                // Our own keeper's touch came in between.
+                revision = found.revision;
+            }
+            Ok(Put::Conflict(None)) => {
+                // The store lost its data: nobody else has begun, so this is still the truth.
+                match context.store.put(record, Expected::Absent).await {
+                    Ok(Put::Stored(_)) => return true,
+                    Ok(Put::Conflict(Some(found))) if found.record.fence > record.fence => return false,
+                    Ok(Put::Conflict(_)) | Err(_) => {}
+                }
+            }
+            Ok(Put::Conflict(Some(found))) => {
+                tracing::warn!(task = %record.id, fence = %found.record.fence, "another attempt has taken it over");
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!(task = %record.id, %error, "its end waits for the store");
+                if !again(context, &mut failures).await {
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// Waits before the next try, longer each time. `false`: the process is being killed.
+async fn again(context: &Context, failures: &mut u32) -> bool {
+    *failures = failures.saturating_add(1);
+    let longest =
+        Duration::from_millis(50).saturating_mul(1 << (*failures).min(8)).min(Duration::from_secs(5));
+    tokio::select! {
+        () = tokio::time::sleep(longest.mul_f64(rand::rng().random_range(0.5..1.0))) => true,
+        () = context.lifecycle.reached(LifePhase::Killed) => false,
+    }
+}
+
+/// Tries of one sink before its part of the outbox is left to the upkeep.
+const PUBLISH_TRIES: u32 = 8;
+
+/// Delivers `event` to every sink in `owed`; the names of those that took it.
+async fn publish(context: &Context, bus: &Bus, event: Arc<Event>, owed: &BTreeSet<String>) -> Vec<String> {
+    let mut published = Vec::with_capacity(owed.len());
+    for sink in owed {
+        let mut failures = 0;
+        loop {
+            match bus.deliver(sink, event.clone()).await {
+                Ok(()) => {
+                    published.push(sink.clone());
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(task = %event.task, %error, "its end is told again");
+                    if failures >= PUBLISH_TRIES || !again(context, &mut failures).await {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    published
+}
+
+/// Serves what a finished record still owes. Whether nothing is owed any more.
+pub(super) async fn complete_outbox(context: &Context, source: &SourceRuntime, record: &Record) -> bool {
+    let Some(event) = record.last_event() else { return true };
+    let published = publish(context, &source.bus, Arc::new(event), &record.owed).await;
+    let mut all = published.len() == record.owed.len();
+    for sink in &published {
+        if let Err(error) = context.store.fulfil(&record.id, record.fence, sink).await {
+            tracing::warn!(task = %record.id, %error, "its outbox stays open and is completed later");
+            all = false;
+        }
+    }
+    all
+}
+
+/// Records a task as dead that was never started here, tells it, and parks its message.
+pub(super) async fn without_attempt(
+    context: &Arc<Context>,
+    source: &Arc<SourceRuntime>,
+    task: &Arc<Task>,
+    delivery: Delivery,
+    error: TaskError,
+) {
+    let buried = async {
+        let found = context.store.load(&task.id).await?;
+        let current = match found {
+            Some(found)
+                if found.record.generation >= task.generation && found.record.status.is_finished() =>
+            {
+                return Ok(());
+            }
+            Some(found) => found,
+            None => Versioned {
+                record: Record { message: Some(delivery.message.0.clone()), ..Record::empty(task) },
+                revision: Revision(0),
+            },
+        };
+        bury(context, source, current, &error.message).await
+    };
+    let result: Result<(), StoreError> = buried.await;
+    let settlement = match result {
+        Ok(()) => Settlement::DeadLetter { reason: error.message },
+        Err(error) => {
+            tracing::warn!(task = %task.id, %error, "given back: nothing is parked while the store is away");
+            Settlement::Release { after: context.settings.release_damping }
+        }
+    };
+    let _ = delivery.lease.settler.settle(settlement).await;
+}
+
+/// Records `current` as dead and tells it. Revision 0 stands for a record that is not there yet.
+pub(super) async fn bury(
+    context: &Arc<Context>,
+    source: &Arc<SourceRuntime>,
+    current: Versioned,
+    reason: &str,
+) -> Result<(), StoreError> {
+    let Versioned { mut record, revision } = current;
+    record.fence = Fence::after(record.fence, Timestamp::now());
+    close_record(&mut record, Outcome::Dead { reason: reason.to_owned() }, &source.bus);
+    record.last_event = 0;
+    let expected = if revision == Revision(0) { Expected::Absent } else { Expected::At(revision) };
+    if let Put::Stored(_) = context.store.put(&record, expected).await? {
+        complete_outbox(context, source, &record).await;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(on: &[&str]) -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: 3,
+            on: on.iter().map(|text| (*text).to_owned()).collect(),
+            ..RetryPolicy::default()
+        }
+    }
+    fn retries(error: TaskError, on: &[&str], attempts: u32) -> bool {
+        matches!(decide(None, Err(error), &policy(on), attempts), End::Retry(..))
+    }
+
+    #[test]
+    fn the_reason_of_the_scope_decides_before_the_error() {
+        let error = || Err(TaskError::permanent("exit", "x").with_exit_code(1));
+        let end = |reason| decide(Some(reason), error(), &policy(&["retryable"]), 1);
+        assert_eq!(end(CancelReason::LeaseLost), End::Lost);
+        assert_eq!(end(CancelReason::Interrupted), End::Release);
+        let canceled = End::Finish(Outcome::Canceled { reason: "me".to_owned() }, Value::Null);
+        assert_eq!(end(CancelReason::Canceled("me".to_owned())), canceled);
+        let End::Finish(Outcome::Failed { error }, _) = end(CancelReason::TimedOut("2s".to_owned())) else {
+            panic!()
+        };
+        assert_eq!((error.code.as_str(), error.exit_code), ("time_limit", Some(1)));
+    }
+
+    #[test]
+    fn what_is_retried_is_named_by_class_code_or_exit() {
+        assert!(retries(TaskError::retryable("daemon", "x"), &["retryable"], 1));
+        assert!(!retries(TaskError::retryable("daemon", "x"), &["retryable"], 3), "attempts are used up");
+        assert!(!retries(TaskError::permanent("exit", "x").with_exit_code(7), &["retryable"], 1));
+        assert!(retries(TaskError::permanent("exit", "x").with_exit_code(7), &["exit:7"], 1));
+        assert!(!retries(TaskError::permanent("exit", "x").with_exit_code(7), &["exit:8"], 1));
+        assert!(retries(TaskError::permanent("oom_killed", "x"), &["oom_killed"], 1));
+    }
+
+    #[test]
+    fn good_work_that_was_done_counts_even_when_a_cancel_came_late() {
+        let end = decide(Some(CancelReason::Canceled("late".to_owned())), Ok(Value::Null), &policy(&[]), 1);
+        assert_eq!(end, End::Finish(Outcome::Succeeded, Value::Null));
+    }
+}

@@ -1,0 +1,141 @@
+//! What a worker does beside its tasks: hears commands, says that it lives, completes others' unfinished business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use jiff::Timestamp;
+
+use super::{Context, SourceRuntime, settle};
+use crate::broker::{Command, Presence};
+use crate::cancel::{CancelReason, CancelScope};
+use crate::lifecycle::LifePhase;
+use crate::store::RecordQuery;
+use crate::task::Task;
+
+/// Between two tries to hear commands.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// Records completed in one round.
+const OWING: usize = 500;
+
+/// Hears commands and carries them out until `stop` ends.
+pub(super) async fn commands(context: Arc<Context>, source: Arc<SourceRuntime>, stop: CancelScope) {
+    while !stop.is_canceled() {
+        let hearing = async {
+            match source.broker.topic.commands().await {
+                Ok(mut commands) => {
+                    recheck(&context, &source).await;
+                    while let Some(command) = commands.next().await {
+                        match command {
+                            Ok(command) => obey(&context, command),
+                            Err(error) => tracing::warn!(%error, "a command could not be heard"),
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "commands cannot be heard"),
+            }
+            tokio::time::sleep(LISTEN_AGAIN).await;
+        };
+        tokio::select! {
+            () = hearing => {}
+            _ = stop.canceled() => {}
+        }
+    }
+}
+
+/// A cancel may have been sent while nobody listened.
+async fn recheck(context: &Context, source: &SourceRuntime) {
+    for live in context.ledger.all() {
+        if let Ok(Some(reason)) = source.broker.topic.cancel_requested(&live.task).await {
+            context.ledger.cancel(&live.task, CancelReason::Canceled(reason));
+        }
+    }
+}
+
+fn obey(context: &Context, command: Command) {
+    match command {
+        Command::Cancel { task, reason } => {
+            if context.ledger.cancel(&task, CancelReason::Canceled(reason)) {
+                tracing::info!(%task, "canceled");
+            }
+        }
+        Command::Drain { worker } if *worker == *context.identity.worker => {
+            tracing::info!("asked to drain");
+            context.lifecycle.advance(LifePhase::Paused);
+        }
+        Command::Resume { worker } if *worker == *context.identity.worker => {
+            tracing::info!(resumed = context.lifecycle.resume(), "asked to resume");
+        }
+        Command::Drain { .. } | Command::Resume { .. } => {}
+    }
+}
+
+/// Announces this worker and completes unfinished business until `stop` ends.
+pub(super) async fn run(context: Arc<Context>, source: Arc<SourceRuntime>, stop: CancelScope) {
+    let mut announce = tokio::time::interval(context.settings.presence_interval);
+    let mut upkeep = tokio::time::interval(context.settings.upkeep_interval);
+    announce.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = announce.tick() => {
+                if let Err(error) = source.broker.fleet.announce(&presence(&context)).await {
+                    tracing::debug!(%error, "presence could not be announced");
+                }
+            }
+            _ = upkeep.tick() => tidy(&context, &source).await,
+            _ = stop.canceled() => break,
+        }
+    }
+    if let Err(error) = source.broker.fleet.leave(&context.identity.worker).await {
+        tracing::debug!(%error, "leaving could not be announced");
+    }
+}
+
+/// Completes open outboxes whose owner is gone and sweeps old records.
+async fn tidy(context: &Arc<Context>, source: &Arc<SourceRuntime>) {
+    let query = RecordQuery { owing: true, limit: OWING, ..RecordQuery::default() };
+    match context.store.list(&query).await {
+        Ok(records) => {
+            for record in
+                records.iter().filter(|record| record.source.as_deref() == Some(&source.broker.name))
+            {
+                if context.ledger.find(&record.id).is_none()
+                    && settle::complete_outbox(context, source, record).await
+                {
+                    tracing::info!(task = %record.id, "told the end of a task whose worker had died");
+                }
+            }
+        }
+        Err(error) => tracing::debug!(%error, "unfinished business could not be listed"),
+    }
+    match context.store.sweep(&context.settings.retention).await {
+        Ok(0) => {}
+        Ok(swept) => tracing::info!(swept, "old records were removed"),
+        Err(error) => tracing::debug!(%error, "old records could not be swept"),
+    }
+}
+
+/// What this worker says of itself now.
+pub(super) fn presence(context: &Context) -> Presence {
+    let settings = &context.settings;
+    let mut kinds: Vec<String> = context.handlers.keys().map(|kind| (*kind).to_owned()).collect();
+    kinds.sort_unstable();
+    let now = Timestamp::now();
+    let (busy, _, _) = context.queue.load();
+    Presence {
+        worker: context.identity.worker.to_string(),
+        incarnation: context.identity.incarnation.to_string(),
+        host: context.identity.host.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kinds,
+        envelope: Task::VERSION,
+        queues: settings.queues.clone(),
+        lanes: u32::try_from(settings.lanes).unwrap_or(u32::MAX),
+        busy: u32::try_from(busy).unwrap_or(u32::MAX),
+        pool: settings.pool.clone(),
+        phase: context.lifecycle.phase().as_str().to_owned(),
+        seen: now,
+        deadline: now + settings.presence_interval * 3,
+    }
+}
