@@ -1,5 +1,25 @@
 //! The `docker_run` task kind: from a task's arguments to a container on a Docker Engine.
 //!
-//! [`args`] turns arguments into a typed request and is pure. Nothing outside this room talks to the engine.
+//! [`DockerRun`] is the handler. [`args`] turns arguments into a typed request and is pure; [`engine`] is what the room
+//! needs of an engine, [`api`] the Docker API behind it. Nothing outside this room talks to the engine.
 
+pub mod address;
+pub mod api;
 pub mod args;
+mod attach;
+mod container;
+mod credentials;
+mod drive;
+pub mod engine;
+mod error;
+mod image;
+pub mod labels;
+mod lines;
+mod reference;
+mod run;
+pub mod settings;
+
+pub use address::Address;
+pub use api::DockerApi;
+pub use run::DockerRun;
+pub use settings::Settings;

@@ -1,0 +1,323 @@
+//! The Docker Engine API behind [`Engine`](super::engine::Engine), through bollard. Owns the connection and turns every
+//! failure into an [`EngineError`], once; decides nothing.
+//!
+//! # Decisions
+//! - The version is agreed on with the first call and again after a failed one, never when the worker starts: an engine
+//!   that comes up later is an engine like any other.
+//! - `wait` asks for `not-running` after the start: `next-exit` never returns when the exit came first.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::container::LogOutput;
+use bollard::errors::Error;
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummaryStateEnum, CreateImageInfo,
+    ImageInspect,
+};
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
+    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+    WaitContainerOptionsBuilder,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::OnceCell;
+
+use super::address::{Address, Target};
+use super::engine::{
+    Containers, Creation, EngineError, Image, Images, Inspected, Listed, Output, PullRequest, PullStep,
+    Survey,
+};
+
+/// An engine that speaks the Docker API: Docker, or Podman.
+#[derive(Debug)]
+pub struct DockerApi {
+    address: Address,
+    timeout: Duration,
+    client: OnceCell<Docker>,
+}
+
+/// For requests whose answer comes when a container ends.
+const UNBOUNDED: Duration = Duration::from_secs(u32::MAX as u64);
+
+impl DockerApi {
+    /// An engine at `address` that must answer each request within `timeout`. Connects when it is first needed.
+    pub fn new(address: Address, timeout: Duration) -> Self {
+        Self { address, timeout: timeout.max(Duration::from_secs(1)), client: OnceCell::new() }
+    }
+
+    async fn client(&self, call: &'static str) -> Result<&Docker, EngineError> {
+        let connect = async || {
+            let target = self.address.target();
+            let seconds = self.timeout.as_secs();
+            let docker = match &target {
+                Target::Unix(path) => {
+                    Docker::connect_with_unix(&path.to_string_lossy(), seconds, API_DEFAULT_VERSION)
+                }
+                Target::Tcp(address) => Docker::connect_with_http(address, seconds, API_DEFAULT_VERSION),
+            };
+            let docker = docker.map_err(|error| self.failed(call, error))?;
+            docker.negotiate_version().await.map_err(|error| self.failed(call, error))
+        };
+        self.client.get_or_try_init(connect).await
+    }
+
+    async fn patient(&self, call: &'static str) -> Result<Docker, EngineError> {
+        Ok(self.client(call).await?.clone().with_timeout(UNBOUNDED))
+    }
+
+    /// What an error of bollard's means.
+    fn failed(&self, call: &'static str, error: Error) -> EngineError {
+        let address = || self.address.target().to_string();
+        match error {
+            Error::DockerResponseServerError { status_code, message } => {
+                EngineError::Refused { call, status: Some(status_code), message }
+            }
+            Error::DockerStreamError { error } => EngineError::Refused { call, status: None, message: error },
+            Error::RequestTimeoutError => {
+                EngineError::Silent { address: address(), call, seconds: self.timeout.as_secs() }
+            }
+            Error::SocketNotFoundError(_) => {
+                EngineError::Away { address: address(), reason: "there is no such socket".to_owned() }
+            }
+            Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } | Error::IOError { .. } => {
+                EngineError::Away { address: address(), reason: innermost(&error) }
+            }
+            other => EngineError::Malformed { call, message: other.to_string() },
+        }
+    }
+}
+
+/// The cause at the end of the chain: "connection refused" rather than "client error".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+#[async_trait]
+impl Containers for DockerApi {
+    async fn create(&self, creation: Creation) -> Result<(String, Vec<String>), EngineError> {
+        const CALL: &str = "create the container";
+        let mut options = CreateContainerOptionsBuilder::new().name(&creation.name);
+        if let Some(platform) = &creation.platform {
+            options = options.platform(platform);
+        }
+        let created = self.client(CALL).await?.create_container(Some(options.build()), creation.body).await;
+        let created = created.map_err(|error| self.failed(CALL, error))?;
+        Ok((created.id, created.warnings))
+    }
+
+    async fn attach(&self, id: &str) -> Result<BoxStream<'static, Result<Output, EngineError>>, EngineError> {
+        const CALL: &str = "attach to the container";
+        let options =
+            AttachContainerOptionsBuilder::new().stream(true).stdout(true).stderr(true).logs(false).build();
+        let attached = self.client(CALL).await?.attach_container(id, Some(options)).await;
+        let attached = attached.map_err(|error| self.failed(CALL, error))?;
+        let address = self.address.target().to_string();
+        Ok(attached
+            .output
+            .map(move |piece| match piece {
+                Ok(LogOutput::StdErr { message }) => Ok(Output::Stderr(message)),
+                Ok(
+                    LogOutput::StdOut { message }
+                    | LogOutput::StdIn { message }
+                    | LogOutput::Console { message },
+                ) => Ok(Output::Stdout(message)),
+                Err(error) => Err(EngineError::Away { address: address.clone(), reason: innermost(&error) }),
+            })
+            .boxed())
+    }
+
+    async fn start(&self, id: &str) -> Result<(), EngineError> {
+        const CALL: &str = "start the container";
+        self.client(CALL).await?.start_container(id, None).await.map_err(|error| self.failed(CALL, error))
+    }
+
+    async fn wait(&self, id: &str) -> Result<i64, EngineError> {
+        const CALL: &str = "wait for the container";
+        let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
+        let docker = self.patient(CALL).await?;
+        let mut answers = Box::pin(docker.wait_container(id, Some(options)));
+        match answers.next().await {
+            Some(Ok(answer)) => Ok(answer.status_code),
+            // Bollard calls every exit code but 0 an error.
+            Some(Err(Error::DockerContainerWaitError { code, error })) if error.is_empty() => Ok(code),
+            Some(Err(Error::DockerContainerWaitError { error, .. })) => {
+                Err(EngineError::Refused { call: CALL, status: None, message: error })
+            }
+            // An engine that stops ends the answer in its middle.
+            Some(Err(Error::JsonSerdeError { .. } | Error::JsonDataError { .. })) | None => {
+                Err(EngineError::Away {
+                    address: self.address.target().to_string(),
+                    reason: "the connection ended before the container did".to_owned(),
+                })
+            }
+            Some(Err(error)) => Err(self.failed(CALL, error)),
+        }
+    }
+
+    async fn stop(&self, id: &str, grace: u32) -> Result<(), EngineError> {
+        const CALL: &str = "stop the container";
+        let seconds = i32::try_from(grace).unwrap_or(i32::MAX);
+        let options = StopContainerOptionsBuilder::new().t(seconds).build();
+        let patience = self.timeout + Duration::from_secs(u64::from(grace));
+        let docker = self.client(CALL).await?.clone().with_timeout(patience);
+        gone_is_fine(docker.stop_container(id, Some(options)).await).map_err(|error| self.failed(CALL, error))
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), EngineError> {
+        const CALL: &str = "remove the container";
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        let removed = self.client(CALL).await?.remove_container(id, Some(options)).await;
+        match removed {
+            // 409: its removal is already on its way.
+            Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
+            other => gone_is_fine(other).map_err(|error| self.failed(CALL, error)),
+        }
+    }
+}
+
+fn gone_is_fine(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+        other => other,
+    }
+}
+
+#[async_trait]
+impl Images for DockerApi {
+    async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
+        const CALL: &str = "look at the image";
+        match self.client(CALL).await?.inspect_image(reference).await {
+            Ok(image) => Ok(Some(image_of(image))),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(self.failed(CALL, error)),
+        }
+    }
+
+    async fn pull(&self, pull: PullRequest) -> BoxStream<'static, Result<PullStep, EngineError>> {
+        const CALL: &str = "pull the image";
+        let docker = match self.patient(CALL).await {
+            Ok(docker) => docker,
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
+        let mut options = CreateImageOptionsBuilder::new().from_image(&pull.reference);
+        if let Some(platform) = &pull.platform {
+            options = options.platform(platform);
+        }
+        let steps = docker.create_image(Some(options.build()), None, pull.credentials);
+        // Errors are told apart by a handle of their own, since the stream outlives this borrow.
+        let teller = Self::new(self.address.clone(), self.timeout);
+        steps.map(move |step| step.map(step_of).map_err(|error| teller.failed(CALL, error))).boxed()
+    }
+}
+
+fn image_of(image: ImageInspect) -> Image {
+    let config = image.config.unwrap_or_default();
+    Image {
+        id: image.id.unwrap_or_default(),
+        repo_digests: image.repo_digests.unwrap_or_default(),
+        labels: config.labels.unwrap_or_default(),
+        entrypoint: config.entrypoint.unwrap_or_default(),
+        command: config.cmd.unwrap_or_default(),
+    }
+}
+
+fn step_of(info: CreateImageInfo) -> PullStep {
+    let detail = info.progress_detail.unwrap_or_default();
+    let bytes = |number: Option<i64>| number.and_then(|n| u64::try_from(n).ok());
+    PullStep {
+        layer: info.id,
+        status: info.status.unwrap_or_default(),
+        current: bytes(detail.current),
+        total: bytes(detail.total),
+    }
+}
+
+#[async_trait]
+impl Survey for DockerApi {
+    fn address(&self) -> String {
+        self.address.target().to_string()
+    }
+
+    async fn listens(&self) -> bool {
+        self.address.target().listens().await
+    }
+
+    async fn version(&self) -> Result<String, EngineError> {
+        const CALL: &str = "tell its version";
+        let version = self.client(CALL).await?.version().await.map_err(|error| self.failed(CALL, error))?;
+        let name = version.platform.map(|platform| platform.name).filter(|name| !name.is_empty());
+        let number = version.version.unwrap_or_default();
+        Ok(name.map_or_else(|| number.clone(), |name| format!("{name} {number}")))
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Option<Inspected>, EngineError> {
+        const CALL: &str = "look at the container";
+        match self.client(CALL).await?.inspect_container(id, None).await {
+            Ok(found) => Ok(Some(inspected(found))),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(self.failed(CALL, error)),
+        }
+    }
+
+    async fn list(&self, labels: &[String]) -> Result<Vec<Listed>, EngineError> {
+        const CALL: &str = "list containers";
+        let filters = HashMap::from([("label", labels.to_vec())]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let list = self.client(CALL).await?.list_containers(Some(options)).await;
+        let list = list.map_err(|error| self.failed(CALL, error))?;
+        Ok(list
+            .into_iter()
+            .filter_map(|container| {
+                let name = container.names.and_then(|names| names.into_iter().next()).unwrap_or_default();
+                Some(Listed {
+                    id: container.id?,
+                    name: name.trim_start_matches('/').to_owned(),
+                    labels: container.labels.unwrap_or_default(),
+                    running: container.state == Some(ContainerSummaryStateEnum::RUNNING),
+                    created: container.created.unwrap_or_default(),
+                })
+            })
+            .collect())
+    }
+
+    async fn network_driver(&self, name: &str) -> Result<Option<String>, EngineError> {
+        const CALL: &str = "look at the network";
+        match self.client(CALL).await?.inspect_network(name, None).await {
+            Ok(network) => Ok(Some(network.driver.unwrap_or_default())),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(self.failed(CALL, error)),
+        }
+    }
+}
+
+fn inspected(found: ContainerInspectResponse) -> Inspected {
+    let state = found.state.unwrap_or_default();
+    let memory = found.host_config.and_then(|host| host.memory).and_then(|bytes| u64::try_from(bytes).ok());
+    let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+    Inspected {
+        id: found.id.unwrap_or_default(),
+        labels: found.config.and_then(|config| config.labels).unwrap_or_default(),
+        running: state.running.unwrap_or_default(),
+        removing: matches!(
+            state.status,
+            Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD)
+        ),
+        exit_code: state.exit_code,
+        oom_killed: state.oom_killed.unwrap_or_default(),
+        memory_limit: memory.filter(|bytes| *bytes > 0),
+        mounts: found
+            .mounts
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|mount| Some((mount.destination?, mount.source?)))
+            .collect(),
+        networks: networks.into_keys().collect(),
+    }
+}

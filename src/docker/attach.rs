@@ -1,0 +1,118 @@
+//! A container's standard output and error, from before its start to the last byte: to the task's log as lines, or as
+//! raw bytes to where the pipeline wants them. Bounded in memory however much is printed; never left unread, because an
+//! unread attachment keeps the engine from removing the container.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::stream::{BoxStream, StreamExt};
+use tokio_util::sync::CancellationToken;
+
+use super::engine::{EngineError, Output};
+use super::lines::Lines;
+use crate::events::LogStream;
+use crate::events::reporter::Reporter;
+
+/// How long the engine may take for each further piece once the container has ended.
+const SILENCE: Duration = Duration::from_secs(5);
+/// What is kept of the last words.
+const LAST_LINES: usize = 10;
+const LAST_BYTES: usize = 2 << 10;
+
+/// Where a container's output goes.
+pub(super) struct Outlet {
+    report: Reporter,
+    stdout: Lines,
+    stderr: Lines,
+    last: LastLines,
+}
+
+/// The last lines of a stream, for the message of a failure.
+#[derive(Default)]
+struct LastLines {
+    lines: VecDeque<String>,
+}
+
+impl Outlet {
+    /// To the log of the attempt that `report` tells of.
+    pub(super) fn new(report: Reporter, line_max: usize) -> Self {
+        Self {
+            report,
+            stdout: Lines::new(line_max),
+            stderr: Lines::new(line_max),
+            last: LastLines::default(),
+        }
+    }
+
+    /// Carries all that comes to where it belongs, until the stream ends. Once `ended` is canceled, a silent stream counts
+    /// as ended, too.
+    pub(super) async fn drain(
+        &mut self,
+        mut output: BoxStream<'static, Result<Output, EngineError>>,
+        ended: &CancellationToken,
+    ) -> Result<(), EngineError> {
+        loop {
+            let piece = tokio::select! {
+                biased;
+                piece = output.next() => piece,
+                () = silence_after(ended) => None,
+            };
+            match piece {
+                Some(Ok(piece)) => self.take(piece),
+                Some(Err(error)) => return Err(error),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Tells unfinished lines and returns the container's last words.
+    pub(super) fn finish(mut self) -> String {
+        let report = self.report;
+        self.stdout.finish(&mut |line| report.log(LogStream::Stdout, line));
+        let last = &mut self.last;
+        self.stderr.finish(&mut |line| {
+            last.keep(line);
+            report.log(LogStream::Stderr, line);
+        });
+        self.last.joined()
+    }
+
+    fn take(&mut self, piece: Output) {
+        let report = &self.report;
+        match piece {
+            Output::Stdout(bytes) => {
+                self.stdout.feed(&bytes, &mut |line| report.log(LogStream::Stdout, line));
+            }
+            Output::Stderr(bytes) => {
+                let last = &mut self.last;
+                self.stderr.feed(&bytes, &mut |line| {
+                    last.keep(line);
+                    report.log(LogStream::Stderr, line);
+                });
+            }
+        }
+    }
+}
+
+async fn silence_after(ended: &CancellationToken) {
+    ended.cancelled().await;
+    tokio::time::sleep(SILENCE).await;
+}
+
+impl LastLines {
+    fn keep(&mut self, block: &str) {
+        for line in block.rsplit('\n').take(LAST_LINES).collect::<Vec<_>>().into_iter().rev() {
+            let start = line.len().saturating_sub(LAST_BYTES / 2);
+            let start = (start..=line.len()).find(|n| line.is_char_boundary(*n)).unwrap_or(line.len());
+            self.lines.push_back(line[start..].to_owned());
+        }
+        let mut bytes: usize = self.lines.iter().map(|line| line.len() + 1).sum();
+        while self.lines.len() > LAST_LINES || (bytes > LAST_BYTES && self.lines.len() > 1) {
+            bytes -= self.lines.pop_front().map_or(0, |line| line.len() + 1);
+        }
+    }
+
+    fn joined(self) -> String {
+        Vec::from(self.lines).join("\n").trim_end().to_owned()
+    }
+}

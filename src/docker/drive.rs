@@ -1,0 +1,239 @@
+//! The run of one container: create, attach, start, wait, remove, and what may come between them.
+//!
+//! # Decisions
+//! - No call beyond those five while all goes well. An exit code other than 0 is worth one look at the container, since only
+//!   that tells a memory limit or a stopping engine from a failure.
+//! - A stopping dockerd closes its socket before it stops the containers: an exit that finds nobody listening is the
+//!   engine's doing and not the task's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::attach::Outlet;
+use super::container::{Container, CreateError, Remover};
+use super::engine::{Creation, Engine, EngineError, Output};
+use super::error::{self, Oom};
+use super::labels::Afterwards;
+use crate::crew::Crew;
+use crate::error::TaskError;
+use crate::events::reporter::Phase;
+use crate::handler::Attempt;
+
+/// How long the output of a stopped container may take to arrive.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
+/// What runs containers.
+#[derive(Clone)]
+pub(super) struct Driver {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) crew: Crew,
+    pub(super) remover: Remover,
+    pub(super) stop_grace: Duration,
+    pub(super) engine_patience: Duration,
+}
+
+/// How a container ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) code: i64,
+    /// Whether it was killed for the memory it took.
+    pub(super) oom: Option<Oom>,
+    pub(super) last_words: String,
+}
+
+type Stream = BoxStream<'static, Result<Output, EngineError>>;
+type Pump = JoinHandle<(Outlet, Result<(), EngineError>)>;
+
+impl Driver {
+    /// Makes the container. The error may be worth another try with the image pulled: see [`CreateError`].
+    pub(super) async fn create(
+        &self,
+        attempt: &Attempt,
+        creation: Creation,
+        afterwards: Afterwards,
+    ) -> Result<Container, CreateError> {
+        let marks = (attempt.fence(), afterwards);
+        let (container, warnings) = Container::create(&self.engine, &self.remover, creation, marks).await?;
+        for warning in warnings {
+            attempt.report().warn(warning);
+        }
+        Ok(container)
+    }
+
+    /// Starts the container and sees it through to its end, or stops it when the scope ends or `broken` resolves.
+    pub(super) async fn run(
+        &self,
+        container: Container,
+        order: Run<'_>,
+        broken: impl Future<Output = TaskError>,
+    ) -> Result<Ended, TaskError> {
+        let Run { attempt, argv, outlet } = order;
+        let started = self.start(&container, attempt, argv).await;
+        let output = match started {
+            Ok(output) => output,
+            Err(error) => {
+                container.scrap().await;
+                return Err(error);
+            }
+        };
+        let watch = Watch { driver: self, attempt, container: &container };
+        let result = watch.to_the_end(outlet, output, broken).await;
+        attempt.report().reached(Phase::Ended);
+        container.dispose().await;
+        result
+    }
+
+    async fn start(
+        &self,
+        container: &Container,
+        attempt: &Attempt,
+        argv: &[String],
+    ) -> Result<Stream, TaskError> {
+        if let Some(reason) = attempt.scope().reason() {
+            return Err(error::ended(&reason));
+        }
+        let output = container.attach().await.map_err(|failed| error::engine(&failed))?;
+        container.start().await.map_err(|failed| error::start(&failed, argv))?;
+        attempt.report().reached(Phase::Started);
+        attempt.report().running(Some(container.id()));
+        Ok(output)
+    }
+}
+
+/// What a run needs beside its container.
+pub(super) struct Run<'a> {
+    pub(super) attempt: &'a Attempt,
+    /// Entrypoint and arguments, for messages.
+    pub(super) argv: &'a [String],
+    pub(super) outlet: Outlet,
+}
+
+/// A started container and those who care for it.
+struct Watch<'a> {
+    driver: &'a Driver,
+    attempt: &'a Attempt,
+    container: &'a Container,
+}
+
+impl Watch<'_> {
+    async fn to_the_end(
+        &self,
+        mut outlet: Outlet,
+        mut output: Stream,
+        broken: impl Future<Output = TaskError>,
+    ) -> Result<Ended, TaskError> {
+        tokio::pin!(broken);
+        loop {
+            let ended = CancellationToken::new();
+            let pump = self.pump(outlet, output, ended.clone());
+            let waited = tokio::select! {
+                biased;
+                waited = self.container.wait() => waited,
+                reason = self.attempt.scope().canceled() => {
+                    return Err(self.stopped(pump, &ended, error::ended(&reason)).await);
+                }
+                failed = &mut broken => return Err(self.stopped(pump, &ended, failed).await),
+            };
+            ended.cancel();
+            match waited {
+                Ok(code) => return self.exited(code, pump).await,
+                Err(lost) if lost.is_away() => {
+                    let (kept, _) = joined(pump).await?;
+                    self.attempt.report().warn(format!("{lost}; waiting for it, output may be missing"));
+                    output = self.found_again().await?;
+                    outlet = kept;
+                }
+                Err(failed) => {
+                    pump.abort();
+                    return Err(error::engine(&failed));
+                }
+            }
+        }
+    }
+
+    fn pump(&self, mut outlet: Outlet, output: Stream, ended: CancellationToken) -> Pump {
+        self.driver.crew.spawn("container output", async move {
+            let result = outlet.drain(output, &ended).await;
+            (outlet, result)
+        })
+    }
+
+    /// Stops the container because `why`, while its output is still read.
+    async fn stopped(&self, mut pump: Pump, ended: &CancellationToken, why: TaskError) -> TaskError {
+        self.attempt.report().note("stopping the container");
+        self.container.stop(self.driver.stop_grace).await;
+        ended.cancel();
+        if let Ok(Ok((outlet, _))) = tokio::time::timeout(LAST_OUTPUT, &mut pump).await {
+            outlet.finish();
+        }
+        pump.abort();
+        why
+    }
+
+    /// The container ended by itself.
+    async fn exited(&self, code: i64, pump: Pump) -> Result<Ended, TaskError> {
+        let (outlet, drained) = tokio::select! {
+            joined = joined(pump) => joined?,
+            reason = self.attempt.scope().canceled() => return Err(error::ended(&reason)),
+        };
+        let last_words = outlet.finish();
+        let engine = &self.driver.engine;
+        if code == 0 {
+            if !engine.listens().await {
+                return Err(error::engine_restarted(&engine.address()));
+            }
+            if let Err(lost) = drained {
+                self.attempt
+                    .report()
+                    .warn(format!("the end of the container's output may be missing: {lost}"));
+            }
+            return Ok(Ended { code, oom: None, last_words });
+        }
+        match engine.inspect(self.container.id()).await {
+            // A removal marks the container before it kills it.
+            Ok(Some(found)) if found.removing => Err(error::removed(self.container.id())),
+            Ok(Some(found)) => {
+                let oom = found.oom_killed.then_some(Oom { limit: found.memory_limit });
+                Ok(Ended { code, oom, last_words })
+            }
+            Ok(None) => Err(error::removed(self.container.id())),
+            Err(lost) if lost.is_away() => Err(error::engine_restarted(&engine.address())),
+            Err(failed) => Err(error::engine(&failed)),
+        }
+    }
+
+    /// Waits for an engine that went away. The output of a container that still runs is followed again.
+    async fn found_again(&self) -> Result<Stream, TaskError> {
+        let engine = &self.driver.engine;
+        let asked = async {
+            let mut pause = Duration::from_millis(100);
+            loop {
+                match engine.inspect(self.container.id()).await {
+                    Err(lost) if lost.is_away() => tokio::time::sleep(pause).await,
+                    other => return other,
+                }
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+        };
+        let found = tokio::select! {
+            found = tokio::time::timeout(self.driver.engine_patience, asked) => found,
+            reason = self.attempt.scope().canceled() => return Err(error::ended(&reason)),
+        };
+        match found {
+            Ok(Err(failed)) => Err(error::engine(&failed)),
+            Ok(Ok(Some(found))) if found.running => {
+                self.container.attach().await.map_err(|failed| error::engine(&failed))
+            }
+            Err(_) | Ok(Ok(_)) => Err(error::engine_restarted(&engine.address())),
+        }
+    }
+}
+
+async fn joined(pump: Pump) -> Result<(Outlet, Result<(), EngineError>), TaskError> {
+    pump.await
+        .map_err(|_| TaskError::retryable("output_lost", "the container's output was not read to its end"))
+}

@@ -1,0 +1,216 @@
+//! What the suite's tests share: a handler at the real engine, attempts whose events are kept, and what came of them.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use longshore::cancel::CancelScope;
+use longshore::crew::Crew;
+use longshore::docker::{Address, DockerApi, DockerRun, Settings};
+use longshore::error::TaskError;
+use longshore::events::bus::Bus;
+use longshore::events::reporter::Reporter;
+use longshore::events::{Event, EventData, EventSink, LogStream, SinkError};
+use longshore::handler::{Attempt, FenceGate, Handler, Identity, Slot};
+use longshore::store::{Details, PhaseTimes};
+use longshore::task::{Arg, ArgMap, Fence, Task};
+use serde_json::{Value, json};
+
+use crate::support::docker::{clean_up, engine};
+
+/// Nothing that a test runs may take longer.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// A worker's `docker_run`, with an instance of its own.
+pub(super) struct Bench {
+    pub(super) handler: DockerRun,
+    pub(super) crew: Crew,
+    pub(super) instance: String,
+}
+
+/// What came of one attempt.
+pub(super) struct Told {
+    pub(super) result: Result<Value, TaskError>,
+    pub(super) details: Details,
+    pub(super) times: PhaseTimes,
+    pub(super) events: Vec<Event>,
+}
+
+/// The settings that the tests start from: short waits, the engine of this host.
+pub(super) fn settings() -> Settings {
+    let table = json!({
+        "host": "", "client_timeout": "60s", "network": "", "pull_timeout": "60s", "pull_attempts": 2,
+        "fall_back_to_local": false, "config_dir": "/nonexistent", "stop_grace": "2s", "line_max": "64KiB",
+        "log": {"driver": "", "options": {}}, "cleaner_image": "", "gpus": "auto", "default_options": {},
+        "reap_every": "30s", "reap_grace": "60s", "engine_patience": "30s",
+    });
+    serde_json::from_value(table).expect("the settings are complete")
+}
+
+impl Bench {
+    /// With settings changed by `change`.
+    pub(super) async fn with(change: impl FnOnce(&mut Settings)) -> Bench {
+        engine().await;
+        let mut settings = settings();
+        change(&mut settings);
+        let address = Address::read(&settings.host).expect("an address");
+        let api = Arc::new(DockerApi::new(address, settings.client_timeout.get()));
+        let crew = Crew::new();
+        let handler = DockerRun::new(settings, api, crew.clone()).expect("sound defaults");
+        Bench { handler, crew, instance: format!("test-{}", uuid::Uuid::now_v7()) }
+    }
+
+    /// With the settings of all.
+    pub(super) async fn new() -> Bench {
+        Bench::with(|_| {}).await
+    }
+
+    /// An attempt at a task with these arguments.
+    pub(super) fn attempt(&self, args: Value) -> Try {
+        self.attempt_at(task(args))
+    }
+
+    /// An attempt at `task`.
+    pub(super) fn attempt_at(&self, task: Task) -> Try {
+        let kept = Arc::new(Kept::default());
+        let bus = Bus::new(vec![kept.clone()], 1e9, Crew::new());
+        let fence = Fence::after(Fence(0), jiff::Timestamp::now());
+        let report = Reporter::new(task.id.clone(), task.queue.clone(), fence, bus.clone());
+        let text: Arc<str> = Arc::from("bench");
+        let identity = Identity {
+            worker: text.clone(),
+            instance: Arc::from(self.instance.as_str()),
+            incarnation: text.clone(),
+            host: text,
+        };
+        let scope = CancelScope::new();
+        let current = Arc::new(Mutex::new(Ok(())));
+        let gate = Box::new(Gate(current.clone()));
+        let attempt = Attempt::new(Arc::new(task), (1, fence), scope.clone(), report, (gate, identity));
+        Try { attempt, scope, kept, bus, current, handler: self.handler.clone() }
+    }
+
+    /// Runs a task with these arguments to its end.
+    pub(super) async fn run(&self, args: Value) -> Told {
+        self.attempt(args).run().await
+    }
+
+    /// Waits until the room has done what outlives attempts.
+    pub(super) async fn settled(&self) {
+        assert!(self.crew.dismissed(PATIENCE).await, "something is still at work");
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let filter = format!("label=longshore.instance={}", self.instance);
+        for id in clean_up(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]).lines() {
+            clean_up(&["rm", "--force", "--volumes", id]);
+        }
+    }
+}
+
+/// A `docker_run` task.
+pub(super) fn task(args: Value) -> Task {
+    let Value::Object(map) = args else { panic!("arguments are a map") };
+    let args: ArgMap = map
+        .into_iter()
+        .map(|(name, value)| (name.clone(), Arg::from_value(value, &name).expect("sound arguments")))
+        .collect();
+    Task::new("docker_run", args)
+}
+
+/// `sh -c SCRIPT` in busybox, never pulled.
+pub(super) fn script(script: &str) -> Value {
+    json!({"image": "busybox:latest", "pull": "never", "entrypoint": "sh", "container_args": ["-c", script]})
+}
+
+/// The same with options.
+pub(super) fn script_with(text: &str, options: &Value) -> Value {
+    let mut args = script(text);
+    args["options"] = options.clone();
+    args
+}
+
+/// One attempt and the strings to pull.
+pub(super) struct Try {
+    pub(super) attempt: Attempt,
+    pub(super) scope: CancelScope,
+    pub(super) current: Arc<Mutex<Result<(), TaskError>>>,
+    kept: Arc<Kept>,
+    bus: Bus,
+    handler: DockerRun,
+}
+
+impl Try {
+    /// Stages and runs it.
+    pub(super) async fn run(self) -> Told {
+        let work = async {
+            let staged = self.handler.stage(self.attempt.clone()).await?;
+            staged.run(Slot::default()).await
+        };
+        let result = tokio::time::timeout(PATIENCE, work).await.expect("the attempt ends");
+        self.told(result).await
+    }
+
+    /// What was told, given how it ended.
+    pub(super) async fn told(self, result: Result<Value, TaskError>) -> Told {
+        let last = self.attempt.report().close(EventData::Succeeded { exit_code: None });
+        self.bus.deliver("kept", Arc::new(last)).await.expect("the last event is kept");
+        let (times, details) = self.attempt.report().snapshot();
+        let events = self.kept.0.lock().expect("no panic in a sink").clone();
+        Told { result, details, times, events }
+    }
+}
+
+impl Told {
+    /// All that one stream said.
+    pub(super) fn said(&self, wanted: LogStream) -> String {
+        let mut said = String::new();
+        for event in &self.events {
+            if let EventData::Log { stream, text } = &event.data
+                && *stream == wanted
+            {
+                said.push_str(text);
+                said.push('\n');
+            }
+        }
+        said
+    }
+
+    /// All that the container's standard output said, once it ended with 0.
+    pub(super) fn stdout(&self) -> String {
+        if let Err(error) = &self.result {
+            panic!("the task failed: {error}\n{}", self.said(LogStream::Stderr));
+        }
+        self.said(LogStream::Stdout)
+    }
+
+    /// Why it failed.
+    pub(super) fn error(&self) -> &TaskError {
+        self.result.as_ref().expect_err("the task fails")
+    }
+}
+
+#[derive(Default)]
+struct Kept(Mutex<Vec<Event>>);
+
+#[async_trait]
+impl EventSink for Kept {
+    fn name(&self) -> &'static str {
+        "kept"
+    }
+    async fn deliver(&self, events: &[Event]) -> Result<(), SinkError> {
+        self.0.lock().expect("no panic in a sink").extend_from_slice(events);
+        Ok(())
+    }
+}
+
+struct Gate(Arc<Mutex<Result<(), TaskError>>>);
+
+#[async_trait]
+impl FenceGate for Gate {
+    async fn check(&self) -> Result<(), TaskError> {
+        self.0.lock().expect("no panic in a gate").clone()
+    }
+}

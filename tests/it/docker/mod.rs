@@ -1,0 +1,5 @@
+//! `docker_run` against the real engine: each test drives the handler as the executor does.
+
+mod bench;
+mod endings;
+mod output;
