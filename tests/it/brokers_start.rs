@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -43,11 +42,11 @@ async fn a_frozen_nats_is_silent_until_it_is_thawed() {
     let mut nats = Nats::start().await;
     let mut client = Lines::connect(&nats.address()).await;
     client.line().await;
-    nats.server().signal(Signal::SIGSTOP);
+    nats.server().freeze().await;
     client.say("CONNECT {\"verbose\": false}\r\nPING\r\n").await;
     let silence = tokio::time::timeout(Duration::from_millis(200), client.line()).await;
     assert!(silence.is_err(), "a frozen server said {silence:?}");
-    nats.server().signal(Signal::SIGCONT);
+    nats.server().thaw();
     assert_eq!(client.line().await, "PONG");
 }
 

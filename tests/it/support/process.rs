@@ -58,9 +58,18 @@ impl Server {
         self.ready().await;
     }
 
-    /// Sends it a signal.
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).expect("a child can be signalled");
+    /// Stops it in the middle of whatever it does, as a host does that is out of breath.
+    pub(crate) async fn freeze(&self) {
+        kill(self.pid(), Signal::SIGSTOP).expect("a child can be signalled");
+        // Its threads stop one by one; those on another processor still run for a moment.
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually(STOPPED_WITHIN, "all threads stand still", async || stands_still(&tasks).then_some(()))
+            .await;
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        kill(self.pid(), Signal::SIGCONT).expect("a child can be signalled");
     }
 
     /// The server's process id.
@@ -128,12 +137,23 @@ fn spawn(name: &str, command: &mut Command, log: &Path) -> Child {
         .unwrap_or_else(|error| panic!("{name} cannot be started ({error}); run scripts/test-servers"))
 }
 
+/// Whether every thread below this folder of `/proc` is stopped by a signal.
+fn stands_still(tasks: &str) -> bool {
+    let tasks = std::fs::read_dir(tasks).expect("a child has threads");
+    // A thread may end while we look.
+    let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    // The state is the first letter after the name, which is in brackets and may hold anything.
+    stats.into_iter().all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+}
+
 /// Asks a process to end, then kills it.
 fn end(child: &mut Child) {
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("invariant: process ids fit"));
     if matches!(child.try_wait(), Ok(None)) {
         // It may end between the question and the signal; then there is nothing to do.
         let _ = kill(pid, Signal::SIGTERM);
+        // A frozen one hears nothing until it is thawed.
+        let _ = kill(pid, Signal::SIGCONT);
         let start = Instant::now();
         while matches!(child.try_wait(), Ok(None)) && start.elapsed() < STOPPED_WITHIN {
             std::thread::sleep(Duration::from_millis(5));
