@@ -17,3 +17,4 @@ pub mod retry;
 pub mod store;
 pub mod task;
 pub mod units;
+pub mod worker;

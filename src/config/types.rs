@@ -174,6 +174,16 @@ pub struct Worker {
     pub starvation_after: Span,
     /// How often the worker says that it lives.
     pub presence_interval: Span,
+    /// Time limit of tasks that name none; 0 means no limit.
+    pub task_timeout: Span,
+    /// How long interrupted tasks may take to end before the worker leaves without them.
+    pub stop_timeout: Span,
+    /// How long a task that another worker may take stays away after it was given back.
+    pub release_damping: Span,
+    /// How often unfinished business of dead workers and old records are looked for.
+    pub upkeep_interval: Span,
+    /// Share of the work folder's file system above which no new task is taken, 0-1.
+    pub disk_high_water: f64,
 }
 
 /// What happens to tasks that still run when the drain's time is up.

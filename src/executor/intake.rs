@@ -14,13 +14,14 @@ use super::{Context, SourceRuntime, settle, stager};
 use crate::broker::message::Delivery;
 use crate::broker::{Presence, Settled, Settlement};
 use crate::cancel::{CancelReason, CancelScope};
+use crate::config::types::Rule;
 use crate::error::TaskError;
 use crate::events::Reporter;
 use crate::handler::{Admit, Attempt, Demand, Handler};
 use crate::ledger::{Live, LivePhase};
 use crate::lifecycle::LifePhase;
 use crate::store::{Expected, Put, Record, Revision, StoreError, Versioned};
-use crate::task::{ContentType, DecodeError, Task, envelope};
+use crate::task::{Arg, ContentType, DecodeError, Task, envelope};
 
 /// A charged attempt on its way: everything that settlement needs.
 pub(super) struct Charge {
@@ -189,7 +190,23 @@ fn decode(context: &Context, delivery: &Delivery) -> Result<Task, DecodeError> {
     let mut task = envelope::decode(&delivery.body, content_type, &context.settings.limits)?;
     // The queue it came from is where it is; a plain publish may name none.
     task.queue = delivery.queue.clone();
+    apply_rules(&context.settings.rules, &mut task);
     Ok(task)
+}
+
+/// Fills in what the first rule for the task's image says and the task does not.
+fn apply_rules(rules: &[Rule], task: &mut Task) {
+    let Some(Arg::Text(image)) = task.args.get("image") else { return };
+    let Some(rule) = rules.iter().find(|rule| rule.image.matches(image)) else { return };
+    let resources = &mut task.resources;
+    resources.cpus = resources.cpus.or(rule.cpus);
+    resources.memory = resources.memory.or(rule.memory);
+    resources.gpus = resources.gpus.or(rule.gpus);
+    resources.platform = resources.platform.take().or_else(|| rule.platform.clone());
+    for (name, amount) in &rule.custom {
+        resources.custom.entry(name.clone()).or_insert(*amount);
+    }
+    task.timeout = task.timeout.or(rule.timeout);
 }
 
 /// How long until `at`, when that is still to come.

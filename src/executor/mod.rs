@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::broker::{Broker, Pool};
 use crate::cancel::CancelScope;
+use crate::config::types::Rule;
 use crate::crew::Crew;
 use crate::events::Bus;
 use crate::events::reporter::LogLimits;
@@ -45,6 +46,8 @@ pub struct Settings {
     pub staging_ahead: usize,
     /// What tasks draw from.
     pub pool: Pool,
+    /// What images take unless a task says it itself; the first that matches counts.
+    pub rules: Vec<Rule>,
     /// The queues it fetches from, for others to see.
     pub queues: Vec<QueueName>,
     /// Bounds on messages.

@@ -58,8 +58,10 @@ pub(super) async fn disk_has_room(context: &Arc<Context>, stop: &CancelScope) ->
 /// Share of the file system of `folder` that is used; `None` where that cannot be told.
 fn disk_used(folder: &std::path::Path) -> Option<f64> {
     let found = nix::sys::statvfs::statvfs(folder).ok()?;
-    let (all, free) = (found.blocks(), found.blocks_available());
+    // As `df` counts: what only root may use is neither used nor free.
+    let used = found.blocks().saturating_sub(found.blocks_free());
+    let usable = used + found.blocks_available();
     #[expect(clippy::cast_precision_loss, reason = "a share needs no exact block counts")]
-    let used = 1.0 - free as f64 / all.max(1) as f64;
-    Some(used)
+    let share = used as f64 / usable.max(1) as f64;
+    Some(share)
 }

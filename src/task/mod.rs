@@ -23,7 +23,7 @@ use serde_json::Value;
 
 pub use arg::{Arg, ArgMap};
 pub use envelope::{ContentType, DecodeError, Limits, Refusal};
-pub use ids::{Fence, Generation, Priority, PriorityClass, QueueName, TaskId};
+pub use ids::{Fence, Generation, IdError, Priority, PriorityClass, QueueName, TaskId};
 pub use secret::Secret;
 pub use transform::TransformSpec;
 

@@ -1,0 +1,387 @@
+//! The composition root: the only file that knows everybody. Opens brokers and store, makes the handlers, starts the executor.
+//!
+//! [`serve`] is the worker that stays; [`run_once`] takes one task the same way through a broker in memory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use uuid::Uuid;
+
+use crate::broker::{self, Broker, BrokerError, BrokerUrl, Command, OpenOptions, Pool, Submission};
+use crate::config::Settings;
+use crate::config::types::Resources;
+use crate::crew::Crew;
+use crate::events::reporter::LogLimits;
+use crate::events::subject::Subject;
+use crate::events::{Bus, Event, EventFilter, EventStart};
+use crate::executor::{self, Executor, Parts};
+use crate::handler::{Handler, Identity};
+use crate::ledger::Ledger;
+use crate::lifecycle::{LifePhase, Lifecycle};
+use crate::ping::Ping;
+use crate::store::{self, Record, ResultStore, Retention, StoreError};
+use crate::task::{ContentType, IdError, Limits, QueueName, Task};
+use crate::units::Size;
+
+/// The task kinds, and how each is made.
+pub const HANDLERS: &[HandlerRow] = &[HandlerRow { kind: Ping::KIND, build: |_| Ok(Arc::new(Ping)) }];
+
+/// One task kind.
+pub struct HandlerRow {
+    /// The name that tasks call it by.
+    pub kind: &'static str,
+    /// Makes its handler.
+    pub build: fn(&Site) -> Result<Arc<dyn Handler>, WorkerError>,
+}
+
+/// What handlers are made from.
+pub struct Site {
+    /// The settings.
+    pub settings: Settings,
+    /// Owner of what they spawn.
+    pub crew: Crew,
+    /// What lives here.
+    pub ledger: Ledger,
+    /// Who this worker is.
+    pub identity: Identity,
+}
+
+/// Why a worker could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A queue's name.
+    #[error("worker.queues: {0}")]
+    Queue(#[from] IdError),
+    /// A folder.
+    #[error("failed to {action} {path}: {reason}")]
+    Folder {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A handler.
+    #[error("the task kind {kind} cannot be offered: {reason}")]
+    Handler {
+        /// Which.
+        kind: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The task's record cannot be found after its end.
+    #[error("the task ended without a record: {0}")]
+    NoRecord(String),
+}
+
+/// A started worker.
+pub struct Worker {
+    /// Who it is.
+    pub identity: Identity,
+    /// The brokers it takes work from, without secrets.
+    pub sources: Vec<String>,
+    /// Where it records.
+    pub store: String,
+    /// The queues it fetches from.
+    pub queues: Vec<QueueName>,
+    /// Slots.
+    pub lanes: usize,
+    /// Steers its end.
+    pub lifecycle: Lifecycle,
+    /// What lives here.
+    pub ledger: Ledger,
+    executor: Executor,
+    crew: Crew,
+}
+
+impl Worker {
+    /// Opens everything and starts taking work.
+    pub async fn start(settings: &Settings) -> Result<Self, WorkerError> {
+        let identity = identity(settings)?;
+        let options = open_options(settings, &identity)?;
+        let mut sources = Vec::new();
+        for address in &settings.brokers {
+            sources.push(broker::open(&BrokerUrl::parse(address.expose())?, &options).await?);
+        }
+        let store = store::open(&BrokerUrl::parse(settings.store.expose())?, &options).await?;
+        Self::assemble(settings, (sources, store), identity, settings.worker.concurrency)
+    }
+
+    fn assemble(
+        settings: &Settings,
+        (brokers, store): (Vec<Broker>, Arc<dyn ResultStore>),
+        identity: Identity,
+        lanes: usize,
+    ) -> Result<Self, WorkerError> {
+        make_folder(&settings.work_dir)?;
+        let crew = Crew::new();
+        let ledger = Ledger::new();
+        let lifecycle = Lifecycle::new();
+        let site = Site {
+            settings: settings.clone(),
+            crew: crew.clone(),
+            ledger: ledger.clone(),
+            identity: identity.clone(),
+        };
+        let handlers = HANDLERS.iter().map(|row| (row.build)(&site)).collect::<Result<_, _>>()?;
+        let queues = queues(settings)?;
+        let described = store.describe();
+        if !described.shared && brokers.iter().any(|broker| broker.capabilities.remote) {
+            tracing::warn!(
+                store = described.name,
+                "effects are not fenced between hosts: let all workers share one store (--store), or run one worker only"
+            );
+        }
+        let sources: Vec<(Broker, Bus)> = brokers
+            .into_iter()
+            .map(|broker| {
+                let subject = Arc::new(Subject::new(broker.topic.clone()));
+                let bus = Bus::new(vec![subject], settings.events.chatter_per_second, crew.clone());
+                (broker, bus)
+            })
+            .collect();
+        let names = sources.iter().map(|(broker, _)| broker.name.clone()).collect();
+        let parts = Parts {
+            settings: executor_settings(settings, lanes, &queues),
+            sources,
+            store,
+            handlers,
+            identity: identity.clone(),
+            ledger: ledger.clone(),
+            lifecycle: lifecycle.clone(),
+            crew: crew.clone(),
+        };
+        let executor = Executor::start(parts);
+        Ok(Self {
+            identity,
+            sources: names,
+            store: described.name,
+            queues,
+            lanes,
+            lifecycle,
+            ledger,
+            executor,
+            crew,
+        })
+    }
+
+    /// Waits for its end; see [`Lifecycle`]. Whether everything it had was settled.
+    pub async fn ended(self) -> bool {
+        let settled = self.executor.ended().await;
+        // What is still told (events behind the last settlement) has little left to do.
+        let _ = self.crew;
+        settled
+    }
+}
+
+/// Runs a worker until a signal ends it: the first drains, the second kills. `ready` is told once it takes work.
+/// Whether everything it had was settled.
+pub async fn serve(settings: &Settings, ready: impl FnOnce(&Worker)) -> Result<bool, WorkerError> {
+    let worker = Worker::start(settings).await?;
+    ready(&worker);
+    let lifecycle = worker.lifecycle.clone();
+    let signals = Crew::new();
+    signals.spawn("signals", heed_signals(lifecycle));
+    Ok(worker.ended().await)
+}
+
+async fn heed_signals(lifecycle: Lifecycle) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be heard: this worker ends only when it is killed");
+        return;
+    };
+    for phase in [LifePhase::Draining, LifePhase::Killed] {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        if phase == LifePhase::Draining {
+            tracing::info!("draining: what runs is finished; a second signal ends at once");
+        } else {
+            tracing::warn!("ending at once: what runs is left to others");
+        }
+        lifecycle.advance(phase);
+    }
+}
+
+/// Runs `task` in this process, the whole road through a broker in memory. Every event is shown to `watch`;
+/// when `interrupt` resolves, the task is canceled. Its record at the end.
+pub async fn run_once(
+    settings: &Settings,
+    task: Task,
+    mut watch: impl FnMut(&Event),
+    interrupt: impl Future<Output = String>,
+) -> Result<Record, WorkerError> {
+    let identity = identity(settings)?;
+    let mut settings = settings.clone();
+    settings.worker.queues = vec![task.queue.to_string()];
+    let options = open_options(&settings, &identity)?;
+    let url = BrokerUrl::parse(&format!("memory:{}", Uuid::now_v7()))?;
+    let broker = broker::open(&url, &options).await?;
+    let store = store::open(&url, &options).await?;
+    let worker = Worker::assemble(&settings, (vec![broker.clone()], store.clone()), identity, 1)?;
+    let filter = EventFilter { task: Some(task.id.clone()), ..EventFilter::default() };
+    let mut events = broker.topic.follow(filter, EventStart::Oldest).await?;
+    broker.submit.submit(vec![Submission::of(&task, ContentType::Json, 0)]).await?;
+    tokio::pin!(interrupt);
+    let mut interrupted = false;
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(event)) => {
+                    watch(&event);
+                    if event.kind().is_terminal() {
+                        break;
+                    }
+                }
+                Some(Err(error)) => return Err(error.into()),
+                None => break,
+            },
+            reason = &mut interrupt, if !interrupted => {
+                interrupted = true;
+                broker.topic.command(Command::Cancel { task: task.id.clone(), reason }).await?;
+            }
+        }
+    }
+    worker.lifecycle.advance(LifePhase::Draining);
+    worker.ended().await;
+    let record = store.load(&task.id).await?;
+    record.map(|found| found.record).ok_or_else(|| WorkerError::NoRecord(task.id.to_string()))
+}
+
+/// Who this worker is. Its instance id is kept in the state folder, so that a restarted worker knows its own containers.
+pub fn identity(settings: &Settings) -> Result<Identity, WorkerError> {
+    make_folder(&settings.state_dir)?;
+    let path = settings.state_dir.join("instance");
+    let failed = |action, error: std::io::Error| WorkerError::Folder {
+        action,
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    };
+    let instance = match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => text.trim().to_owned(),
+        Ok(_) => new_instance(&path).map_err(|error| failed("write", error))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            new_instance(&path).map_err(|error| failed("write", error))?
+        }
+        Err(error) => return Err(failed("read", error)),
+    };
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    Ok(Identity {
+        worker: settings.worker.name.as_str().into(),
+        instance: instance.into(),
+        incarnation: Uuid::now_v7().to_string().into(),
+        host: host.into(),
+    })
+}
+
+fn new_instance(path: &Path) -> std::io::Result<String> {
+    let id = Uuid::now_v7().simple().to_string();
+    std::fs::write(path, &id)?;
+    Ok(id)
+}
+
+fn make_folder(path: &Path) -> Result<(), WorkerError> {
+    std::fs::create_dir_all(path).map_err(|error| WorkerError::Folder {
+        action: "make the folder",
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    })
+}
+
+/// What adapters need to know, for a worker.
+pub fn open_options(settings: &Settings, identity: &Identity) -> Result<OpenOptions, WorkerError> {
+    Ok(OpenOptions {
+        queues: queues(settings)?,
+        worker: identity.worker.to_string(),
+        incarnation: identity.incarnation.to_string(),
+        lease: settings.worker.lease.get(),
+        connect_timeout: settings.connect_timeout.get(),
+        event_age: settings.events.age.get(),
+        event_count: settings.events.count,
+    })
+}
+
+fn queues(settings: &Settings) -> Result<Vec<QueueName>, IdError> {
+    settings.worker.queues.iter().map(|name| QueueName::new(name.as_str())).collect()
+}
+
+fn executor_settings(settings: &Settings, lanes: usize, queues: &[QueueName]) -> executor::Settings {
+    let worker = &settings.worker;
+    executor::Settings {
+        lanes,
+        staging_ahead: worker.staging_ahead,
+        pool: pool(&settings.resources),
+        rules: settings.rules.clone(),
+        queues: queues.to_vec(),
+        limits: Limits {
+            max_bytes: usize::try_from(settings.message.max_bytes.bytes()).unwrap_or(usize::MAX),
+            max_depth: settings.message.max_depth,
+            max_nodes: settings.message.max_nodes,
+        },
+        retry: settings.retry.clone(),
+        task_timeout: Some(worker.task_timeout.get()).filter(|limit| !limit.is_zero()),
+        poison_limit: worker.poison_limit,
+        starvation_after: worker.starvation_after.get(),
+        unfit_timeout: worker.unfit_timeout.get(),
+        release_damping: worker.release_damping.get(),
+        presence_interval: worker.presence_interval.get(),
+        retention: Retention {
+            succeeded: settings.retention.succeeded.get(),
+            failed: settings.retention.failed.get(),
+            bytes: settings.retention.bytes.bytes(),
+        },
+        upkeep_interval: worker.upkeep_interval.get(),
+        log: LogLimits {
+            log_max: settings.events.log_max.bytes(),
+            log_tail: usize::try_from(settings.events.log_tail.bytes()).unwrap_or(usize::MAX),
+        },
+        work_dir: settings.work_dir.clone(),
+        disk_high_water: worker.disk_high_water,
+        drain_timeout: worker.drain_timeout.get(),
+        stop_timeout: worker.stop_timeout.get(),
+    }
+}
+
+/// What tasks share: what the settings say, else the machine's.
+pub fn pool(resources: &Resources) -> Pool {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    #[expect(clippy::cast_precision_loss, reason = "no machine has that many processors")]
+    let cpus = if resources.cpus > 0.0 { resources.cpus } else { cpus as f64 };
+    let memory = if resources.memory == Size(0) { machine_memory() } else { resources.memory.bytes() };
+    Pool {
+        cpus,
+        memory,
+        gpus: resources.gpus.clone(),
+        platform: format!("linux/{}", docker_architecture()),
+        custom: resources.custom.clone(),
+    }
+}
+
+/// The machine's memory in bytes, as the kernel tells it; no bound where it does not.
+fn machine_memory() -> u64 {
+    let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kilobytes = told.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let number =
+        kilobytes.and_then(|rest| rest.trim().strip_suffix("kB")).and_then(|n| n.trim().parse::<u64>().ok());
+    number.map_or(u64::MAX, |kilobytes| kilobytes << 10)
+}
+
+/// The machine's architecture in Docker's words.
+fn docker_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
