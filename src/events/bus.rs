@@ -131,30 +131,42 @@ fn weight(event: &Event) -> usize {
     text + size_of::<Event>()
 }
 
-/// Empties one sink's queue in batches, in order.
+/// Empties one sink's queue in batches, in order. What was not taken is tried again, and goes before what comes after it;
+/// whoever waits for a delivery hears of the failure at once, and sends it again if it still matters.
 async fn pump(
     sink: Arc<dyn EventSink>,
     mut receiver: mpsc::UnboundedReceiver<Item>,
     queued: Arc<AtomicUsize>,
 ) {
-    let mut items = Vec::with_capacity(BATCH);
-    while receiver.recv_many(&mut items, BATCH).await > 0 {
-        let events: Vec<Event> = items.iter().map(|item| (*item.event).clone()).collect();
-        let mut result = sink.deliver(&events).await;
-        while result.is_err() && items.iter().all(|item| item.delivered.is_none()) {
-            // Nobody waits for these: keep their order and try again, or give way once somebody waits behind them.
-            tracing::warn!(sink = sink.name(), error = ?result.as_ref().err(), "events wait for their sink");
-            tokio::time::sleep(RETRY).await;
-            if receiver.is_closed() && receiver.is_empty() {
-                break;
-            }
-            result = sink.deliver(&events).await;
+    let mut items: Vec<Item> = Vec::with_capacity(BATCH);
+    loop {
+        if items.is_empty() && receiver.recv_many(&mut items, BATCH).await == 0 {
+            return;
         }
-        for item in items.drain(..) {
-            queued.fetch_sub(weight(&item.event), Ordering::Relaxed);
-            if let Some(delivered) = item.delivered {
+        let events: Vec<Event> = items.iter().map(|item| (*item.event).clone()).collect();
+        let result = sink.deliver(&events).await;
+        let taken = result.is_ok();
+        items.retain_mut(|item| {
+            let kept = !taken && item.delivered.is_none();
+            if !kept {
+                queued.fetch_sub(weight(&item.event), Ordering::Relaxed);
+            }
+            if let Some(delivered) = item.delivered.take() {
                 // Whoever waited may be gone: the outbox still knows what is owed.
                 let _ = delivered.send(result.clone());
+            }
+            kept
+        });
+        if let Err(error) = result {
+            tracing::warn!(%error, "events wait for their sink");
+            if receiver.is_closed() && receiver.is_empty() {
+                return;
+            }
+            tokio::time::sleep(RETRY).await;
+            while items.len() < BATCH
+                && let Ok(item) = receiver.try_recv()
+            {
+                items.push(item);
             }
         }
     }

@@ -64,7 +64,8 @@ fn obey(context: &Context, command: Command) {
             context.lifecycle.advance(LifePhase::Paused);
         }
         Command::Resume { worker } if *worker == *context.identity.worker => {
-            tracing::info!(resumed = context.lifecycle.resume(), "asked to resume");
+            let resumed = context.lifecycle.resume();
+            tracing::info!(resumed, "asked to resume");
         }
         Command::Drain { .. } | Command::Resume { .. } => {}
     }

@@ -6,6 +6,7 @@
 mod brokers_start;
 mod docker;
 mod examples;
+mod executor;
 mod girder_starts;
 mod support;
 mod support_works;

@@ -1,0 +1,281 @@
+//! An executor over memory, and a handler whose every step a test decides.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use longshore::broker::{self, Broker, BrokerUrl, OpenOptions, Pool, Submission};
+use longshore::cancel::CancelReason;
+use longshore::crew::Crew;
+use longshore::error::TaskError;
+use longshore::events::reporter::LogLimits;
+use longshore::events::subject::Subject;
+use longshore::events::{Bus, Event, EventFilter, EventSink, EventStart, SinkError};
+use longshore::executor::{Executor, Parts, Settings};
+use longshore::handler::{Admit, Attempt, Demand, Handler, Identity, Slot, Staged};
+use longshore::ledger::Ledger;
+use longshore::lifecycle::{LifePhase, Lifecycle};
+use longshore::retry::RetryPolicy;
+use longshore::store::{self, Record, ResultStore, Retention};
+use longshore::task::{ArgMap, ContentType, Limits, QueueName, Task, TaskId};
+use longshore::units::Span;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+/// What a scripted task was seen to do: `(task, step)`.
+pub(crate) type Steps = Arc<Mutex<Vec<(String, &'static str)>>>;
+
+/// A handler whose tasks run until the test lets them, and that notes every step.
+#[derive(Clone)]
+pub(crate) struct Scripted {
+    pub(crate) steps: Steps,
+    /// One permit lets one task stage.
+    pub(crate) may_stage: Arc<Semaphore>,
+    /// One permit lets one task end well.
+    pub(crate) may_end: Arc<Semaphore>,
+    /// What happens at the end, by task label `end`.
+    pub(crate) panics: bool,
+}
+
+impl Scripted {
+    pub(crate) const KIND: &'static str = "scripted";
+
+    pub(crate) fn free() -> Self {
+        Self {
+            steps: Steps::default(),
+            may_stage: Arc::new(Semaphore::new(1_000_000)),
+            may_end: Arc::new(Semaphore::new(1_000_000)),
+            panics: false,
+        }
+    }
+    pub(crate) fn held() -> Self {
+        Self { may_end: Arc::new(Semaphore::new(0)), ..Self::free() }
+    }
+    fn note(&self, task: &TaskId, step: &'static str) {
+        self.steps.lock().unwrap().push((task.to_string(), step));
+    }
+    pub(crate) fn count(&self, step: &str) -> usize {
+        self.steps.lock().unwrap().iter().filter(|(_, seen)| *seen == step).count()
+    }
+}
+
+#[async_trait]
+impl Handler for Scripted {
+    fn kind(&self) -> &'static str {
+        Self::KIND
+    }
+    fn demand(&self, task: &Task) -> Result<Demand, TaskError> {
+        Ok(Demand::of(&task.resources))
+    }
+    async fn admit(&self, task: &Task) -> Result<Admit, TaskError> {
+        Ok(match task.labels.get("admit") {
+            Some(reason) => Admit::Canceled(reason.clone()),
+            None => Admit::Start,
+        })
+    }
+    async fn stage(&self, attempt: Attempt) -> Result<Box<dyn Staged>, TaskError> {
+        self.note(&attempt.task().id, "stage");
+        tokio::select! {
+            permit = self.may_stage.acquire() => permit.unwrap().forget(),
+            _ = attempt.scope().canceled() => return Err(TaskError::retryable("x", "ended while staging")),
+        }
+        Ok(Box::new(Prepared { script: self.clone(), attempt }))
+    }
+}
+
+struct Prepared {
+    script: Scripted,
+    attempt: Attempt,
+}
+
+#[async_trait]
+impl Staged for Prepared {
+    async fn run(self: Box<Self>, _: Slot) -> Result<Value, TaskError> {
+        let Self { script, attempt } = *self;
+        let task = attempt.task().clone();
+        script.note(&task.id, "run");
+        attempt.report().running(None);
+        assert!(!(script.panics && attempt.number() == 1), "scripted panic");
+        tokio::select! {
+            permit = script.may_end.acquire() => permit.unwrap().forget(),
+            reason = attempt.scope().canceled() => {
+                script.note(&task.id, match reason {
+                    CancelReason::Canceled(_) => "canceled",
+                    CancelReason::TimedOut(_) => "timed out",
+                    CancelReason::Interrupted => "interrupted",
+                    CancelReason::LeaseLost => "lost",
+                });
+                return Err(TaskError::permanent("ended", "its scope ended"));
+            }
+        }
+        script.note(&task.id, "end");
+        match task.labels.get("fail").map(String::as_str) {
+            Some("retryable") => Err(TaskError::retryable("flaky", "it was flaky")),
+            Some("once") if attempt.number() == 1 => Err(TaskError::retryable("flaky", "it was flaky")),
+            Some("permanent") => Err(TaskError::permanent("broken", "it is broken")),
+            _ => Ok(Value::from("done")),
+        }
+    }
+    async fn discard(self: Box<Self>) {
+        self.script.note(&self.attempt.task().id, "discard");
+    }
+}
+
+/// A sink that refuses while it is told to.
+#[derive(Default)]
+pub(crate) struct Moody {
+    pub(crate) refuses: std::sync::atomic::AtomicBool,
+    pub(crate) told: Mutex<Vec<Event>>,
+}
+
+#[async_trait]
+impl EventSink for Moody {
+    fn name(&self) -> &'static str {
+        "moody"
+    }
+    async fn deliver(&self, events: &[Event]) -> Result<(), SinkError> {
+        if self.refuses.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(SinkError { sink: "moody", reason: "not now".to_owned() });
+        }
+        self.told.lock().unwrap().extend_from_slice(events);
+        Ok(())
+    }
+}
+
+/// A broker and store in memory, on which workers are started.
+pub(crate) struct Rig {
+    pub(crate) broker: Broker,
+    pub(crate) store: Arc<dyn ResultStore>,
+    pub(crate) moody: Arc<Moody>,
+}
+
+pub(crate) struct Running {
+    pub(crate) executor: Executor,
+    pub(crate) lifecycle: Lifecycle,
+}
+
+impl Running {
+    /// Drains it and waits for its end. Whether all was settled.
+    pub(crate) async fn drained(self) -> bool {
+        self.lifecycle.advance(LifePhase::Draining);
+        self.executor.ended().await
+    }
+}
+
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
+
+pub(crate) fn settings(lanes: usize) -> Settings {
+    Settings {
+        lanes,
+        staging_ahead: lanes,
+        pool: Pool { cpus: 4.0, memory: 1 << 30, platform: "linux/amd64".to_owned(), ..Pool::default() },
+        rules: Vec::new(),
+        queues: vec![QueueName::default()],
+        limits: Limits::default(),
+        retry: RetryPolicy { backoff: Span::seconds(5), ..RetryPolicy::default() },
+        task_timeout: None,
+        poison_limit: 3,
+        starvation_after: Duration::from_secs(30),
+        unfit_timeout: Duration::from_secs(600),
+        release_damping: Duration::from_secs(5),
+        presence_interval: Duration::from_secs(15),
+        retention: Retention { succeeded: Duration::MAX, failed: Duration::MAX, bytes: 0 },
+        upkeep_interval: Duration::from_secs(30),
+        log: LogLimits::default(),
+        work_dir: PathBuf::from("/proc"),
+        disk_high_water: 1.0,
+        drain_timeout: Duration::from_secs(60),
+        stop_timeout: Duration::from_secs(10),
+    }
+}
+
+impl Rig {
+    pub(crate) async fn new() -> Self {
+        let url = BrokerUrl::parse(&format!("memory:{}", TaskId::fresh())).unwrap();
+        let options = options("rig");
+        let broker = broker::open(&url, &options).await.unwrap();
+        let store = store::open(&url, &options).await.unwrap();
+        Self { broker, store, moody: Arc::default() }
+    }
+
+    pub(crate) fn start(&self, name: &str, handler: &Scripted, settings: Settings) -> Running {
+        let (lifecycle, crew) = (Lifecycle::new(), Crew::new());
+        let sinks: Vec<Arc<dyn EventSink>> =
+            vec![Arc::new(Subject::new(self.broker.topic.clone())), self.moody.clone()];
+        let identity = Identity {
+            worker: name.into(),
+            instance: name.into(),
+            incarnation: TaskId::fresh().as_str().into(),
+            host: "here".into(),
+        };
+        let executor = Executor::start(Parts {
+            settings,
+            sources: vec![(self.broker.clone(), Bus::new(sinks, 1_000.0, crew.clone()))],
+            store: self.store.clone(),
+            handlers: vec![Arc::new(handler.clone())],
+            identity,
+            ledger: Ledger::new(),
+            lifecycle: lifecycle.clone(),
+            crew,
+        });
+        Running { executor, lifecycle }
+    }
+
+    pub(crate) async fn submit(&self, task: &Task) {
+        self.broker.submit.submit(vec![Submission::of(task, ContentType::Json, 0)]).await.unwrap();
+    }
+
+    /// Waits until the task's record says what `wanted` asks for.
+    pub(crate) async fn until(&self, task: &Task, what: &str, wanted: impl Fn(&Record) -> bool) -> Record {
+        for _ in 0..20_000 {
+            if let Some(found) = self.store.load(&task.id).await.unwrap()
+                && wanted(&found.record)
+            {
+                return found.record;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("never {what}: {:?}", self.store.load(&task.id).await);
+    }
+
+    pub(crate) async fn finished(&self, task: &Task) -> Record {
+        self.until(task, "finished", |record| record.status.is_finished()).await
+    }
+
+    /// Every event of the task so far, in words.
+    pub(crate) async fn told(&self, task: &Task) -> Vec<&'static str> {
+        use futures_util::StreamExt;
+        let filter = EventFilter { task: Some(task.id.clone()), ..EventFilter::default() };
+        let mut events = self.broker.topic.follow(filter, EventStart::Oldest).await.unwrap();
+        let mut told = Vec::new();
+        while let Ok(Some(event)) = tokio::time::timeout(Duration::from_secs(1), events.next()).await {
+            told.push(event.unwrap().kind().as_str());
+        }
+        told
+    }
+
+    /// How many messages wait or are leased.
+    pub(crate) async fn messages(&self) -> usize {
+        self.broker.admin.waiting(&broker::WaitingQuery::default()).await.unwrap().len()
+    }
+}
+
+pub(crate) fn options(worker: &str) -> OpenOptions {
+    OpenOptions {
+        queues: vec![QueueName::default()],
+        worker: worker.to_owned(),
+        incarnation: TaskId::fresh().to_string(),
+        lease: LEASE,
+        connect_timeout: Duration::from_secs(5),
+        event_age: Duration::from_secs(3_600),
+        event_count: 1_000_000,
+    }
+}
+
+pub(crate) fn task(labels: &[(&str, &str)]) -> Task {
+    let mut task = Task::new(Scripted::KIND, ArgMap::new());
+    task.labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
+    task
+}
