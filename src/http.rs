@@ -1,0 +1,192 @@
+//! The one HTTP client of the worker: TLS by rustls with ring, no redirects followed, no address reached that policy
+//! forbids. Called by `pipeline` and `girder`; knows none of the rooms.
+//!
+//! # Decisions
+//! - Names are resolved here and each address is judged just before it is used, so that a name that resolves to
+//!   something else the second time gains nothing.
+//! - Redirects are never followed by the client: whoever sent a token decides what may cross to another origin.
+
+use std::error::Error as StdError;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use crate::error::TaskError;
+
+/// Decides what may be reached.
+pub trait Judge: Send + Sync {
+    /// Whether this host and port may be reached at all; the error is what the task fails with.
+    fn host(&self, url: &Url) -> Result<(), TaskError>;
+    /// Whether this address of `host` may be reached.
+    fn address(&self, host: &str, address: IpAddr) -> Result<(), TaskError>;
+}
+
+/// Forbids nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Anything;
+
+impl Judge for Anything {
+    fn host(&self, _url: &Url) -> Result<(), TaskError> {
+        Ok(())
+    }
+    fn address(&self, _host: &str, _address: IpAddr) -> Result<(), TaskError> {
+        Ok(())
+    }
+}
+
+/// How long one request may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To resolve the name and connect.
+    pub connect: Duration,
+    /// While the other side neither takes nor sends anything although it is its turn.
+    pub idle: Duration,
+    /// Altogether, when bounded.
+    pub total: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    /// 10 s to connect, 60 s idle, any time altogether.
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), idle: Duration::from_secs(60), total: None }
+    }
+}
+
+/// A client for requests to `url`, when `judge` allows them.
+pub fn client(url: &Url, judge: &Arc<dyn Judge>, timeouts: &Timeouts) -> Result<reqwest::Client, TaskError> {
+    judge.host(url)?;
+    let host = url.host_str().unwrap_or_default();
+    if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse() {
+        // An address in the URL is never resolved.
+        judge.address(host, address)?;
+    }
+    // Fails when one is installed already, which is what is wanted.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(timeouts.connect)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .no_proxy()
+        .http1_only()
+        .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(Arc::new(JudgedResolver(judge.clone())));
+    if url.scheme() != "https" {
+        // A host without root certificates can still speak plain HTTP.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().map_err(|error| {
+        TaskError::retryable(
+            "http_client",
+            format!("cannot prepare TLS: {}; are root certificates installed on the worker?", chain(&error)),
+        )
+    })
+}
+
+/// A URL as it may be shown: without user, password, query and fragment.
+pub fn without_secrets(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else { return "a malformed URL".to_owned() };
+    // These fail only for URLs that cannot have a user at all.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
+/// An error of the client as one sentence, without the URL, which may hold a token; a denial as itself.
+pub fn explain(error: reqwest::Error, code: &str, what: &str) -> TaskError {
+    let error = error.without_url();
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
+    while let Some(known) = cause {
+        if let Some(denied) = known.downcast_ref::<TaskError>() {
+            return denied.clone();
+        }
+        cause = known.source();
+    }
+    TaskError::retryable(code, format!("{what}: {}", chain(&error)))
+}
+
+/// The innermost cause says most; what wraps it is kept when it says something else.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// Resolves by the system and judges every address.
+struct JudgedResolver(Arc<dyn Judge>);
+
+impl Resolve for JudgedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let judge = self.0.clone();
+        Box::pin(async move {
+            let host = name.as_str().to_owned();
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            let mut allowed = Vec::with_capacity(found.len());
+            let mut denied = None;
+            for address in found {
+                match judge.address(&host, address.ip()) {
+                    Ok(()) => allowed.push(address),
+                    Err(error) => denied = Some(error),
+                }
+            }
+            match denied {
+                Some(error) if allowed.is_empty() => Err(error.into()),
+                _ => Ok(Box::new(allowed.into_iter()) as Addrs),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct NotLoopback;
+    impl Judge for NotLoopback {
+        fn host(&self, _url: &Url) -> Result<(), TaskError> {
+            Ok(())
+        }
+        fn address(&self, host: &str, address: IpAddr) -> Result<(), TaskError> {
+            if address.is_loopback() {
+                return Err(TaskError::permanent("denied", format!("{host} is {address}")));
+            }
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_is_judged_after_its_name_was_resolved() {
+        let judge: Arc<dyn Judge> = Arc::new(NotLoopback);
+        let url = Url::parse("http://localhost:9/").unwrap();
+        let client = client(&url, &judge, &Timeouts::default()).unwrap();
+        let error = client.get(url).send().await.unwrap_err();
+        let error = explain(error, "http", "asking");
+        assert_eq!(error.code, "denied", "{error}");
+    }
+
+    #[test]
+    fn an_address_in_the_url_is_judged() {
+        let judge: Arc<dyn Judge> = Arc::new(NotLoopback);
+        for url in ["http://127.0.0.1/", "http://[::1]:80/", "http://2130706433/", "http://0x7f.1/"] {
+            let url = Url::parse(url).unwrap();
+            assert_eq!(client(&url, &judge, &Timeouts::default()).unwrap_err().code, "denied", "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_url_holds_no_secret() {
+        let shown = without_secrets("https://user:hunter2@example.org:8080/a/b?token=hunter2#hunter2");
+        assert_eq!(shown, "https://example.org:8080/a/b");
+    }
+}
