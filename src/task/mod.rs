@@ -4,10 +4,12 @@
 //! Does no I/O and knows none of the other rooms. Brokers hand bytes to [`envelope::decode`]; handlers read the result.
 
 pub mod arg;
+pub mod celery;
 pub mod envelope;
 pub mod ids;
 pub mod json;
 pub mod jsonpickle;
+pub mod message;
 pub mod python;
 pub mod schema;
 pub mod secret;
@@ -24,6 +26,7 @@ use serde_json::Value;
 pub use arg::{Arg, ArgMap};
 pub use envelope::{ContentType, DecodeError, Limits, Refusal};
 pub use ids::{Fence, Generation, IdError, Priority, PriorityClass, QueueName, TaskId};
+pub use message::{Decoded, RawMessage, UnknownTask};
 pub use secret::Secret;
 pub use transform::TransformSpec;
 

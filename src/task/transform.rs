@@ -80,7 +80,7 @@ transforms! {
     DirectGirderFileIdToVolume(DirectGirderFile),
     /// Container paths joined by commas (`slicer_cli_web`).
     CommaJoinedVolumes(CommaJoined),
-    /// The API's address as an argument (`slicer_cli_web`).
+    /// The API's address as an argument (`slicer_cli_web`): `api_url` and a slash, as `girder_client` has it.
     GirderApiUrl(GirderValue),
     /// The API token as an argument (`slicer_cli_web`).
     GirderToken(GirderValue),

@@ -114,7 +114,14 @@ impl Encoder<'_> {
         })
     }
 
+    /// A signature of Celery is a map; what it keeps in `__dict__` is its application.
     fn instance(&mut self, instance: &Instance) -> Result<Json, EncodeError> {
+        if instance.class.starts_with("celery.canvas.") {
+            let items = instance.attributes.iter().filter(|(key, _)| key != "__dict__");
+            let written: Result<Vec<_>, _> =
+                items.map(|(key, value)| Ok((key.clone(), self.node(value)?))).collect();
+            return written.map(Json::Map);
+        }
         let mut written = vec![("py/object".to_owned(), Json::Text(instance.class.clone()))];
         if !instance.arguments.is_empty() {
             return Err(EncodeError::Unknown);

@@ -1,0 +1,222 @@
+//! From a document's values to arguments.
+//!
+//! What JSON cannot hold becomes the text that Python's `str` gives, because that is what a container argument or an
+//! environment variable would have become; what has no such text is refused, with its place and its class.
+
+use std::collections::HashSet;
+
+use super::super::jsonpickle::{Document, Node, Object};
+use super::volume::{Part, Volumes};
+use crate::task::envelope::{DecodeError, Limits};
+use crate::task::transform::nearest;
+use crate::task::{Arg, ArgMap, TransformSpec};
+
+/// Reads the values of one document.
+pub(super) struct Reader<'a> {
+    pub(super) document: &'a Document,
+    pub(super) volumes: &'a mut Volumes,
+    pub(super) part: Part,
+    /// The objects being read: one met again refers to itself.
+    pub(super) open: Vec<usize>,
+    /// Shared values are written out at each mention, so what they unfold to is bounded.
+    nodes: usize,
+    limits: &'a Limits,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(
+        document: &'a Document,
+        volumes: &'a mut Volumes,
+        part: Part,
+        limits: &'a Limits,
+    ) -> Self {
+        Self { document, volumes, part, open: Vec::new(), nodes: limits.max_nodes, limits }
+    }
+
+    /// One element of `container_args`: lists and maps become text at once, unless transforms stand in them.
+    pub(super) fn container_argument(&mut self, node: &Node, path: &str) -> Result<Arg, DecodeError> {
+        let nested = match node {
+            Node::Tuple(_) | Node::Set(_) => true,
+            _ => matches!(self.document.shared(node), Some(Object::List(_) | Object::Dict(_))),
+        };
+        if nested
+            && !holds_instance(self.document, node, &mut HashSet::new())
+            && let Ok(text) = self.document.python_str(node)
+        {
+            return Ok(Arg::Text(text));
+        }
+        self.argument(node, path)
+    }
+
+    /// Any other value.
+    pub(super) fn argument(&mut self, node: &Node, path: &str) -> Result<Arg, DecodeError> {
+        self.count(path)?;
+        match node {
+            Node::Null => Ok(Arg::Null),
+            Node::Bool(truth) => Ok(Arg::Bool(*truth)),
+            Node::Number(number) => Ok(Arg::Number(number.clone())),
+            Node::Text(text) => Ok(Arg::Text(text.clone())),
+            Node::Tuple(items) | Node::Set(items) => self.list(items, path),
+            Node::BigInteger(_) | Node::NonFinite(_) | Node::Bytes(_) => self
+                .document
+                .python_str(node)
+                .map(Arg::Text)
+                .map_err(|error| unusable(path, String::new(), &error.to_string())),
+            Node::Surrogates(units) => Err(unusable(
+                path,
+                format!("{:?}", String::from_utf16_lossy(units)),
+                "the text holds a lone surrogate, which no container can be given: send valid Unicode",
+            )),
+            Node::Type(name) | Node::Function(name) => Err(foreign(path, name)),
+            Node::Unresolved => Err(unresolved(path)),
+            Node::Shared(index) => self.shared(*index, node, path),
+        }
+    }
+
+    fn shared(&mut self, index: usize, node: &Node, path: &str) -> Result<Arg, DecodeError> {
+        let document = self.document;
+        let object = document.object(index);
+        if self.open.contains(&index) {
+            // As Python prints a list or map inside itself.
+            return match object {
+                Object::Dict(_) => Ok(Arg::Text("{...}".to_owned())),
+                Object::List(_) => Ok(Arg::Text("[...]".to_owned())),
+                _ => Err(unusable(path, String::new(), "refers to itself: send each value once")),
+            };
+        }
+        self.open.push(index);
+        let arg = match object {
+            Object::List(items) => self.list(items, path)?,
+            Object::Dict(entries) => self.map(entries.iter().map(|(key, value)| (key, value)), path)?,
+            Object::Instance(_) => self.transform(node, path)?.into(),
+            Object::Reduce(parts) => self.reduced(parts, node, path)?,
+            Object::DateTime(_)
+            | Object::Date(_)
+            | Object::Time(_)
+            | Object::ObjectId(_)
+            | Object::Uuid(_)
+            | Object::Pattern(_) => match document.plain_text(node) {
+                Some(text) => Arg::Text(text),
+                None => {
+                    return Err(unusable(path, document.kind(node), "cannot be an argument: send a text"));
+                }
+            },
+        };
+        self.open.pop();
+        Ok(arg)
+    }
+
+    /// `path` is where the list stands.
+    pub(super) fn list(&mut self, items: &[Node], path: &str) -> Result<Arg, DecodeError> {
+        let read = items.iter().enumerate().map(|(n, item)| self.argument(item, &format!("{path}[{n}]")));
+        read.collect::<Result<_, _>>().map(Arg::List)
+    }
+
+    fn map<'n>(
+        &mut self,
+        entries: impl Iterator<Item = (&'n Node, &'n Node)>,
+        path: &str,
+    ) -> Result<Arg, DecodeError> {
+        let mut map = ArgMap::new();
+        for (key, value) in entries {
+            let key = self
+                .document
+                .python_str(key)
+                .map_err(|error| unusable(path, String::new(), &format!("a key of the map: {error}")))?;
+            if key == "$" {
+                return Err(unusable(
+                    path,
+                    String::new(),
+                    "the map has the key \"$\", which names transforms",
+                ));
+            }
+            let value = self.argument(value, &format!("{path}.{key}"))?;
+            if map.insert(key.clone(), value).is_some() {
+                return Err(unusable(path, format!("{key:?}"), "two keys of the map have the same text"));
+            }
+        }
+        Ok(Arg::Map(map))
+    }
+
+    /// The few constructions that are plain data; nothing is constructed.
+    fn reduced(&mut self, parts: &[Node], node: &Node, path: &str) -> Result<Arg, DecodeError> {
+        let document = self.document;
+        if let Some(text) = document.plain_text(node) {
+            return Ok(Arg::Text(text));
+        }
+        match (document.construction(parts), parts) {
+            (Some(("collections.OrderedDict" | "collections.defaultdict", _)), [_, _, rest @ ..]) => {
+                let pairs = rest.get(2).and_then(|pairs| document.items(pairs)).unwrap_or_default();
+                let pairs: Option<Vec<(&Node, &Node)>> = pairs
+                    .iter()
+                    .map(|pair| match document.items(pair) {
+                        Some([key, value]) => Some((key, value)),
+                        _ => None,
+                    })
+                    .collect();
+                let pairs = pairs.ok_or_else(|| unusable(path, String::new(), "must hold pairs"))?;
+                self.map(pairs.into_iter(), path)
+            }
+            (Some(("builtins.frozenset" | "builtins.set", [items])), _) => {
+                self.list(document.items(items).unwrap_or_default(), path)
+            }
+            (Some((name, _)), _) => Err(foreign(path, name)),
+            (None, [Node::Type(name) | Node::Function(name), ..]) => Err(foreign(path, name)),
+            (None, _) => Err(foreign(path, "a construction (py/reduce)")),
+        }
+    }
+
+    pub(super) fn count(&mut self, path: &str) -> Result<(), DecodeError> {
+        if self.open.len() > self.limits.max_depth {
+            let reason = format!("nested deeper than {} levels, references followed", self.limits.max_depth);
+            return Err(unusable(path, String::new(), &reason));
+        }
+        self.nodes = self.nodes.checked_sub(1).ok_or_else(|| {
+            let reason = format!("unfolds to more than {} values", self.limits.max_nodes);
+            unusable(path, String::new(), &reason)
+        })?;
+        Ok(())
+    }
+}
+
+/// A refusal of a value that was understood.
+pub(super) fn unusable(path: &str, value: String, reason: &str) -> DecodeError {
+    DecodeError::Unusable { path: path.to_owned(), value, reason: reason.to_owned() }
+}
+
+/// A refusal of a class or function that is not known.
+pub(super) fn foreign(path: &str, name: &str) -> DecodeError {
+    let short = name.rsplit('.').next().unwrap_or_default();
+    let near = nearest(short, TransformSpec::NAMES.iter().copied());
+    DecodeError::Class {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        nearest: near.filter(|near| near != short),
+    }
+}
+
+/// A refusal of a reference whose object cannot be told.
+pub(super) fn unresolved(path: &str) -> DecodeError {
+    unusable(
+        path,
+        String::new(),
+        "refers to another object of a header, and the order of that header was lost on its way",
+    )
+}
+
+/// Whether a list or map holds an instance anywhere; `seen` keeps the walk linear.
+fn holds_instance(document: &Document, node: &Node, seen: &mut HashSet<usize>) -> bool {
+    match node {
+        Node::Tuple(items) | Node::Set(items) => {
+            items.iter().any(|item| holds_instance(document, item, seen))
+        }
+        // Deeper ones are refused by whoever reads them.
+        Node::Shared(index) if seen.len() < 100_000 && seen.insert(*index) => match document.object(*index) {
+            Object::List(items) => items.iter().any(|item| holds_instance(document, item, seen)),
+            Object::Dict(entries) => entries.iter().any(|(_, value)| holds_instance(document, value, seen)),
+            Object::Instance(_) => true,
+            _ => false,
+        },
+        _ => false,
+    }
+}
