@@ -1,0 +1,235 @@
+//! Captured Celery messages decode to what Python makes of them, or are refused where they should be.
+//!
+//! `tests/corpus/README.md` tells the form. Every pair of files in that folder is tried, so a new one needs no code.
+
+mod compare;
+
+use std::path::{Path, PathBuf};
+
+use longshore::task::celery::{self, CeleryContext, Request};
+use longshore::task::envelope::{self, ContentType};
+use longshore::task::json::{self, Json};
+use longshore::task::message::decode;
+use longshore::task::{DecodeError, Decoded, Limits, RawMessage, Refusal, Task};
+
+use compare::Comparison;
+
+/// A captured message and what Python makes of it.
+struct Case {
+    name: String,
+    message: RawMessage,
+    expected: Json,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus")
+}
+
+/// Expectations are Python's JSON too: they hold lone surrogates and numbers that are none.
+fn parsed(path: &Path) -> Json {
+    let limits = Limits { max_bytes: 64 << 20, max_depth: 200, max_nodes: 5_000_000 };
+    let bytes = std::fs::read(path).unwrap();
+    json::parse(&bytes, &limits).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn case(name: &str) -> Case {
+    let file = folder().join(format!("{name}.json"));
+    let message = RawMessage::from_file(&std::fs::read(&file).unwrap(), &Limits::default()).unwrap();
+    let expected = parsed(&folder().join(format!("{name}.expected.json")));
+    Case { name: name.to_owned(), message, expected }
+}
+
+fn cases() -> Vec<Case> {
+    let mut names: Vec<String> = std::fs::read_dir(folder())
+        .unwrap()
+        .filter_map(|entry| {
+            let file = entry.unwrap().file_name().into_string().unwrap();
+            file.strip_suffix(".expected.json").map(str::to_owned)
+        })
+        .collect();
+    names.sort();
+    names.iter().map(|name| case(name)).collect()
+}
+
+impl Case {
+    fn text(&self, key: &str) -> &str {
+        self.expected.get(key).and_then(Json::text).unwrap_or_default()
+    }
+    fn decoded(&self) -> Result<Decoded, DecodeError> {
+        decode(&self.message, &Limits::default())
+    }
+    fn task(&self) -> Task {
+        match self.decoded() {
+            Ok(Decoded::Task(task)) => task,
+            other => panic!("{}: no task: {other:?}", self.name),
+        }
+    }
+    fn must_be_refused(&self) -> bool {
+        self.text("verdict") == "reject"
+            || (self.text("verdict") == "accept" && self.text("recommend") == "reject")
+    }
+    fn may_be_refused(&self) -> bool {
+        self.must_be_refused() || self.text("recommend").ends_with("_or_reject")
+    }
+}
+
+#[test]
+fn the_corpus_is_there() {
+    assert!(cases().len() >= 79, "only {} cases", cases().len());
+}
+
+#[test]
+fn every_message_is_taken_or_refused_as_recommended() {
+    let mut wrong = Vec::new();
+    for case in cases() {
+        let result = case.decoded();
+        let right = match (&result, case.text("verdict")) {
+            (Ok(Decoded::Unknown(_)), verdict) => verdict == "reject_unknown_task",
+            (Err(error), _) if case.may_be_refused() => !error.to_string().is_empty(),
+            // Python reads it, and the task can then only fail: the refusal says so.
+            (Err(error), "accept") => error.refusal() == Refusal::Unusable,
+            (Ok(Decoded::Task(_)), "accept") => !case.must_be_refused(),
+            (Ok(Decoded::Task(_)) | Err(_), _) => false,
+        };
+        if !right {
+            let shown = result.map(|decoded| matches!(decoded, Decoded::Task(_)));
+            wrong.push(format!(
+                "{}: {} / {}: {shown:?}",
+                case.name,
+                case.text("verdict"),
+                case.text("recommend")
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_accepted_message_has_the_arguments_canvas_and_hooks_that_python_decodes() {
+    let limits = Limits::default();
+    let mut wrong = Vec::new();
+    for case in cases().iter().filter(|case| !case.may_be_refused()) {
+        let request = Request::read(&case.message, &limits).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        let mut body = Comparison::new(&request.document, case.text("recommend"));
+        for (part, node) in [("args", &request.args), ("kwargs", &request.kwargs), ("embed", &request.embed)]
+        {
+            if let Some(expected) = case.expected.get(part) {
+                body.compare(part, expected, node);
+            }
+        }
+        wrong.extend(body.differences.iter().map(|difference| format!("{}: {difference}", case.name)));
+        let hooks = celery::hook_documents(&case.message, &limits).unwrap();
+        let expected = case.expected.get("hooks").and_then(Json::items).unwrap_or_default();
+        if hooks.len() != expected.len() {
+            wrong.push(format!("{}: {} hooks", case.name, hooks.len()));
+        }
+        for (n, (document, expected)) in hooks.iter().zip(expected).enumerate() {
+            let mut hook = Comparison::new(document, case.text("recommend"));
+            hook.compare(&format!("hooks[{n}]"), expected, &document.root);
+            wrong.extend(hook.differences.iter().map(|difference| format!("{}: {difference}", case.name)));
+        }
+        for (key, expected) in case.expected.get("meta").and_then(Json::entries).unwrap_or_default() {
+            if request.field(key).unwrap_or(&Json::Null) != expected {
+                wrong.push(format!("{}: meta.{key} is not {expected}", case.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_task_keeps_celerys_facts_and_girders_and_comes_back_from_its_envelope() {
+    for case in cases() {
+        let Ok(Decoded::Task(task)) = case.decoded() else { continue };
+        let context = CeleryContext::of(&task).unwrap();
+        let expected = |key: &str| Some(case.text(key)).filter(|text| !text.is_empty());
+        assert_eq!(context.reply_to.as_deref(), expected("reply_to"), "{}", case.name);
+        assert_eq!(context.correlation_id.as_deref(), expected("correlation_id"), "{}", case.name);
+        assert_eq!(context.id, task.id.as_str());
+        let job = case.expected.get("jobInfoSpec").filter(|json| json.entries().is_some());
+        let girder = task.girder.clone();
+        assert_eq!(girder.is_some(), expected("girder_api_url").is_some(), "{}", case.name);
+        if let (Some(girder), Some(expected)) = (&girder, expected("girder_api_url")) {
+            assert_eq!(girder.api_url, expected.trim_end_matches('/'));
+        }
+        let ours = girder.and_then(|girder| girder.job);
+        assert_eq!(ours.is_some(), job.is_some(), "{}", case.name);
+        if let (Some(ours), Some(job)) = (ours, job) {
+            assert_eq!(Some(ours.url.as_str()), job.get("url").and_then(Json::text));
+            let token =
+                job.get("headers").and_then(|headers| headers.get("Girder-Token")).and_then(Json::text);
+            assert_eq!(ours.headers.get("Girder-Token").map(longshore::task::Secret::expose), token);
+        }
+        for kind in [ContentType::Json, ContentType::MessagePack] {
+            let again = envelope::decode(&envelope::encode(&task, kind), kind, &Limits::default());
+            assert_eq!(again.as_ref(), Ok(&task), "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn every_refusal_says_what_and_why() {
+    let refusals: Vec<String> = cases()
+        .iter()
+        .filter_map(|case| match case.decoded() {
+            Err(error) => Some(format!("{}: {error}", case.name)),
+            Ok(_) => None,
+        })
+        .filter(|line| KNOWN_REFUSALS.iter().any(|known| line.starts_with(known)))
+        .collect();
+    insta::assert_snapshot!(refusals.join("\n"));
+}
+
+/// Of the messages that came with the corpus; a new file must not change a snapshot.
+const KNOWN_REFUSALS: &[&str] =
+    &["bad_", "g5_hook_artifact_jobid:", "g5_hook_plain_transforms:", "g5_surrogate:"];
+
+/// The native envelope of `name`, with its tokens replaced.
+fn envelope_of(name: &str) -> String {
+    let mut value = serde_json::to_value(case(name).task()).unwrap();
+    redact(&mut value);
+    serde_json::to_string_pretty(&value).unwrap()
+}
+
+fn redact(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map.iter_mut() {
+                match (key.as_str(), &value) {
+                    ("token" | "client_token" | "Girder-Token", serde_json::Value::String(_)) => {
+                        *value = serde_json::Value::String("[token]".to_owned());
+                    }
+                    ("argsrepr" | "kwargsrepr", _) => *value = serde_json::Value::String("[repr]".to_owned()),
+                    _ => redact(value),
+                }
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(redact),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_message_of_slicer_cli_web_reads_as_this_envelope() {
+    insta::assert_snapshot!(envelope_of("g5_slicer_direct"));
+}
+
+#[test]
+fn every_transform_of_the_older_girder_worker_reads_as_this_envelope() {
+    insta::assert_snapshot!(envelope_of("gw010_c52_all"));
+}
+
+#[test]
+fn docker_keywords_read_as_this_envelope() {
+    insta::assert_snapshot!(envelope_of("g5_docker_kwargs"));
+}
+
+#[test]
+fn a_hooks_temporary_volume_is_the_bodys_one_with_the_same_settings() {
+    insta::assert_snapshot!(envelope_of("g3_temp_volume_file"));
+}
+
+#[test]
+fn job_options_and_protocol_one_read_as_these_envelopes() {
+    insta::assert_snapshot!([envelope_of("g5_job_options"), envelope_of("celery57_v1_full")].join("\n"));
+}
