@@ -70,6 +70,14 @@ impl<'a> Given<'a> {
         }
     }
 
+    /// Any value as the text that Python's `str` makes of it.
+    pub(super) fn printed(&self) -> Result<String, ArgError> {
+        match self.arg {
+            Arg::Transform(_) => Err(self.refuse("a value that the pipeline has no part in")),
+            _ => self.clean(python_str(self.arg)),
+        }
+    }
+
     /// No kernel interface takes a zero byte; the engine's own error would not say where it stood.
     fn clean(&self, text: String) -> Result<String, ArgError> {
         if text.contains('\0') {

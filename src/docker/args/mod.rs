@@ -58,7 +58,7 @@ pub struct DockerRun {
 /// What reads progress out of a container's standard output and takes it off the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StdoutFilter {
-    /// `slicer`: the `<filter-…>` elements of Slicer command line modules, as `slicer_cli_web` reads them.
+    /// `slicer_progress`: the `<filter-…>` elements of Slicer command line modules, as `slicer_cli_web` reads them.
     Slicer,
 }
 
@@ -253,8 +253,8 @@ fn connectors(given: &Given<'_>) -> Result<Vec<TransformSpec>, ArgError> {
 
 fn stdout_filter(given: &Given<'_>) -> Result<StdoutFilter, ArgError> {
     match given.arg {
-        Arg::Text(text) if text == "slicer" => Ok(StdoutFilter::Slicer),
-        _ => Err(given.refuse("\"slicer\"")),
+        Arg::Text(text) if text == "slicer_progress" => Ok(StdoutFilter::Slicer),
+        _ => Err(given.refuse("\"slicer_progress\"")),
     }
 }
 

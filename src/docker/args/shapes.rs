@@ -137,7 +137,7 @@ pub(super) fn environment(draft: &mut Draft, given: &Given<'_>) -> Taken {
                             .to_owned(),
                     });
                 }
-                if value.is_null() { Ok(name.to_owned()) } else { Ok(format!("{name}={}", value.scalar()?)) }
+                if value.is_null() { Ok(name.to_owned()) } else { Ok(format!("{name}={}", value.printed()?)) }
             })
             .collect::<Result<_, _>>()?,
         Arg::List(_) => given.texts()?,

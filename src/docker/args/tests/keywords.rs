@@ -191,11 +191,15 @@ fn a_choice_is_one_of_its_texts() {
 
 #[test]
 fn environment_is_a_map_or_a_list() {
-    let map = json!({ "environment": { "A": "1", "B": true, "C": 2.0, "D": null, "E": "x=y" } });
-    assert_eq!(sent_at(map, "/Env"), json!(["A=1", "B=True", "C=2.0", "D", "E=x=y"]));
+    let map =
+        json!({ "environment": { "A": "1", "B": true, "C": 2.0, "D": null, "E": "x=y", "F": ["x", 1] } });
+    assert_eq!(sent_at(map, "/Env"), json!(["A=1", "B=True", "C=2.0", "D", "E=x=y", "F=['x', 1]"]));
     assert_eq!(sent_at(json!({ "environment": ["A=1", "B"] }), "/Env"), json!(["A=1", "B"]));
     assert!(refusal(&json!({ "environment": { "A=B": "1" } })).contains("args.options.environment.A=B"));
-    assert!(refusal(&json!({ "environment": { "A": ["x"] } })).contains("environment.A is a list"));
+    assert!(
+        refusal(&json!({ "environment": { "A": "x\0y" } }))
+            .contains("environment.A is a text with a zero byte")
+    );
 }
 
 #[test]

@@ -137,14 +137,17 @@ fn stream_connectors_are_connects_and_the_filter_has_a_name() {
     let connect =
         json!({ "$": "Connect", "input": { "$": "ContainerStdOut" }, "output": { "$": "HostStdOut" } });
     let run =
-        read(json!({ "image": "b1", "stream_connectors": [connect], "stdout_filter": "slicer" })).unwrap();
+        read(json!({ "image": "b1", "stream_connectors": [connect], "stdout_filter": "slicer_progress" }))
+            .unwrap();
     assert_eq!((run.stream_connectors.len(), run.stdout_filter), (1, Some(StdoutFilter::Slicer)));
     let stdout = json!([{ "$": "HostStdOut" }]);
     insta::assert_snapshot!(
         refused(&json!({ "image": "b1", "stream_connectors": stdout })),
         @"args.stream_connectors[0] is HostStdOut: give a Connect, which joins a source with a sink"
     );
-    assert!(refused(&json!({ "image": "b1", "stdout_filter": "grep" })).ends_with("give \"slicer\""));
+    assert!(
+        refused(&json!({ "image": "b1", "stdout_filter": "grep" })).ends_with("give \"slicer_progress\"")
+    );
 }
 
 #[test]
