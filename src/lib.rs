@@ -16,6 +16,7 @@ pub mod ping;
 pub mod pipeline;
 pub mod policy;
 pub mod retry;
+pub mod sqlite;
 pub mod store;
 pub mod task;
 pub mod units;

@@ -10,6 +10,7 @@
 pub mod dead;
 pub mod memory;
 pub mod message;
+pub mod sqlite;
 pub mod url;
 
 use std::fmt;
@@ -31,7 +32,7 @@ use crate::events::{Event, EventFilter, EventStart};
 use crate::task::{Priority, QueueName, TaskId};
 
 /// The adapters by URL scheme.
-pub const ADAPTERS: &[Adapter] = &[memory::ADAPTER];
+pub const ADAPTERS: &[Adapter] = &[sqlite::ADAPTER, memory::ADAPTER];
 
 /// Opens the broker at `url` with the adapter of its scheme.
 pub async fn open(url: &BrokerUrl, options: &OpenOptions) -> Result<Broker, BrokerError> {
