@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod cancel;
+pub mod cli;
 pub mod config;
 pub mod crew;
 pub mod docker;

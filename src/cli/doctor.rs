@@ -1,0 +1,248 @@
+//! `doctor`: looks for what is missing; each finding names its remedy.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+
+use super::context::Context;
+use super::error::CliError;
+use crate::broker::{Broker, Intake};
+
+/// Look for what is missing: engine, disk, broker, store, policy, clock.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 nothing is broken, 3 something is.")]
+pub(crate) struct Doctor {
+    /// Leave out what takes long or asks the engine
+    #[arg(long)]
+    quick: bool,
+}
+
+/// How a look ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Health {
+    /// Nothing to do.
+    Good,
+    /// It works, but a person should know.
+    Doubtful,
+    /// It does not work.
+    Broken,
+}
+
+/// What a look found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    /// What was looked at.
+    what: &'static str,
+    /// How it is.
+    health: Health,
+    /// What was seen.
+    seen: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+impl Finding {
+    fn good(what: &'static str, seen: impl Into<String>) -> Self {
+        Self { what, health: Health::Good, seen: seen.into(), remedy: None }
+    }
+    fn doubtful(what: &'static str, seen: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { health: Health::Doubtful, remedy: Some(remedy.into()), ..Self::good(what, seen) }
+    }
+    fn broken(what: &'static str, seen: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { health: Health::Broken, ..Self::doubtful(what, seen, remedy) }
+    }
+}
+
+impl Doctor {
+    /// Does what was asked.
+    pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
+        let mut findings = vec![settings(context)];
+        findings.extend(folders(context));
+        findings.push(clock());
+        findings.extend(broker(context).await);
+        findings.push(store(context).await);
+        let broken = findings.iter().filter(|finding| finding.health == Health::Broken).count();
+        if context.output.is_json() {
+            context.output.document(&json!({ "findings": findings, "broken": broken }))?;
+        } else {
+            print(context, &findings)?;
+        }
+        if broken == 0 {
+            Ok(())
+        } else {
+            Err(CliError::Infrastructure(format!(
+                "{broken} of {} looks found something broken",
+                findings.len()
+            )))
+        }
+    }
+}
+
+fn print(context: &Context, findings: &[Finding]) -> Result<(), CliError> {
+    let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
+    for finding in findings {
+        let mark = match finding.health {
+            Health::Good => "ok    ",
+            Health::Doubtful => "doubt ",
+            Health::Broken => "BROKEN",
+        };
+        context.output.line(format_args!("{mark}  {:<width$}  {}", finding.what, finding.seen))?;
+        if let Some(remedy) = &finding.remedy {
+            context.output.line(format_args!("{:8}{:<width$}  → {remedy}", "", ""))?;
+        }
+    }
+    Ok(())
+}
+
+fn settings(context: &Context) -> Finding {
+    match &context.loaded.file {
+        Some(file) => Finding::good("settings", format!("{} is right", file.display())),
+        None => Finding::good("settings", "no file; defaults, environment and flags"),
+    }
+}
+
+/// Share of a file system above which intake would soon pause.
+const FULL: f64 = 0.8;
+
+fn folders(context: &Context) -> Vec<Finding> {
+    let settings = context.settings();
+    vec![
+        folder("state folder", &settings.state_dir, "set state_dir to a folder that this user may write"),
+        folder("work folder", &settings.work_dir, "set work_dir to a folder that this user may write"),
+    ]
+}
+
+/// Whether a folder can be made, written, and has room.
+fn folder(what: &'static str, folder: &Path, remedy: &str) -> Finding {
+    let shown = folder.display();
+    if let Err(error) = std::fs::create_dir_all(folder) {
+        return Finding::broken(what, format!("{shown} cannot be made: {error}"), remedy);
+    }
+    let probe = folder.join(format!(".doctor-{}", std::process::id()));
+    let written = nix::unistd::mkfifo(&probe, nix::sys::stat::Mode::S_IRWXU);
+    if let Err(error) = written {
+        return Finding::broken(what, format!("{shown} cannot hold pipes: {error}"), remedy);
+    }
+    if let Err(error) = std::fs::remove_file(&probe) {
+        return Finding::broken(what, format!("{shown} cannot be cleaned: {error}"), remedy);
+    }
+    match nix::sys::statvfs::statvfs(folder) {
+        Err(error) => {
+            Finding::doubtful(what, format!("{shown}: its file system does not answer: {error}"), remedy)
+        }
+        Ok(room) => {
+            let (free, all) = (room.blocks_available(), room.blocks().max(1));
+            #[expect(clippy::cast_precision_loss, reason = "a share in percent")]
+            let used = 1.0 - free as f64 / all as f64;
+            let free = free * room.fragment_size() / (1 << 30);
+            let seen = format!("{shown}, {free} GiB free, {:.0} % used", used * 100.0);
+            if used >= FULL {
+                Finding::doubtful(what, seen, "free some space: tasks that write much will fail")
+            } else {
+                Finding::good(what, seen)
+            }
+        }
+    }
+}
+
+/// Leases, records and fences count in wall-clock time: a clock that stands in the past breaks their order.
+fn clock() -> Finding {
+    let now = Timestamp::now();
+    let built = Timestamp::from_second(1_760_000_000).unwrap_or(Timestamp::UNIX_EPOCH);
+    if now < built {
+        Finding::broken("clock", format!("{now} is in the past"), "set the clock, and keep it with NTP")
+    } else {
+        Finding::good("clock", super::output::time(now))
+    }
+}
+
+async fn broker(context: &Context) -> Vec<Finding> {
+    let started = Instant::now();
+    let remedy = "check brokers in the settings, and that the server runs and lets us in";
+    let broker = match context.broker().await {
+        Ok(broker) => broker,
+        Err(error) => return vec![Finding::broken("broker", bare(&error), remedy)],
+    };
+    let queues = match broker.admin.queues().await {
+        Ok(queues) => queues,
+        Err(error) => return vec![Finding::broken("broker", error.to_string(), remedy)],
+    };
+    let waits: u64 = queues.iter().map(|queue| queue.ready + queue.delayed).sum();
+    let seen =
+        format!("{}, {} queues, {waits} tasks wait, answered in {}", broker.name, queues.len(), ms(started));
+    let mut findings = vec![Finding::good("broker", seen)];
+    for queue in queues.iter().filter(|queue| queue.intake == Intake::Paused) {
+        let name = &queue.name;
+        findings.push(Finding::doubtful(
+            "queue",
+            format!("{name} is paused"),
+            format!("longshore queue resume {name}"),
+        ));
+    }
+    for queue in queues.iter().filter(|queue| queue.dead > 0) {
+        let seen = format!("{} has {} dead letters", queue.name, queue.dead);
+        findings.push(Finding::doubtful("queue", seen, "longshore dead list tells why"));
+    }
+    findings.push(workers(&broker, waits).await);
+    findings
+}
+
+async fn workers(broker: &Broker, waits: u64) -> Finding {
+    match broker.fleet.workers().await {
+        Err(error) => Finding::doubtful("workers", error.to_string(), "the broker cannot tell who lives"),
+        Ok(workers) if workers.is_empty() && waits > 0 => {
+            Finding::doubtful("workers", "none lives, and tasks wait", "start one with longshore worker")
+        }
+        Ok(workers) if workers.is_empty() => Finding::good("workers", "none lives, and nothing waits"),
+        Ok(workers) => {
+            let (busy, lanes) = workers.iter().fold((0, 0), |(b, l), w| (b + w.busy, l + w.lanes));
+            Finding::good("workers", format!("{} live, {busy} of {lanes} slots taken", workers.len()))
+        }
+    }
+}
+
+async fn store(context: &Context) -> Finding {
+    let started = Instant::now();
+    let remedy = "check store in the settings, and that the server runs and lets us in";
+    let store = match context.store().await {
+        Ok(store) => store,
+        Err(error) => return Finding::broken("store", bare(&error), remedy),
+    };
+    let query = crate::store::RecordQuery { limit: 1, ..crate::store::RecordQuery::default() };
+    if let Err(error) = store.list(&query).await {
+        return Finding::broken("store", error.to_string(), remedy);
+    }
+    let info = store.describe();
+    let remote = context.settings().brokers.iter().any(|broker| !is_local(broker.expose()));
+    if remote && !info.shared {
+        return Finding::doubtful(
+            "store",
+            format!("{} is this host's alone: effects are not fenced between hosts", info.name),
+            "set store to one that all workers share, unless this is the only worker",
+        );
+    }
+    Finding::good("store", format!("{}, answered in {}", info.name, ms(started)))
+}
+
+fn is_local(address: &str) -> bool {
+    address.starts_with("sqlite:") || address.starts_with("memory:")
+}
+
+/// Without the hint at doctor itself.
+fn bare(error: &CliError) -> String {
+    match error {
+        CliError::Broker(error) => error.to_string(),
+        CliError::Store(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn ms(since: Instant) -> String {
+    format!("{} ms", Duration::as_millis(&since.elapsed()))
+}

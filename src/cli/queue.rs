@@ -1,0 +1,118 @@
+//! `queue …`: looks at queues, halts and empties them.
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::context::Context;
+use super::error::CliError;
+use super::output::age;
+use crate::broker::{Intake, WaitingQuery};
+use crate::task::QueueName;
+
+/// Look at queues, halt and empty them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// List queues and what is in them
+    List,
+    /// Hand out nothing of a queue any more; what runs goes on
+    Pause(Named),
+    /// Hand out again
+    Resume(Named),
+    Purge(Purge),
+}
+
+/// Which queue.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Name of the queue
+    #[arg(value_name = "QUEUE")]
+    queue: QueueName,
+}
+
+/// Remove every task that waits in a queue, for good; what workers hold stays
+#[derive(Debug, Args)]
+pub(crate) struct Purge {
+    /// Name of the queue
+    #[arg(value_name = "QUEUE")]
+    queue: QueueName,
+    /// Really
+    #[arg(long)]
+    yes: bool,
+}
+
+impl QueueCommand {
+    /// Does what was asked.
+    pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
+        match self {
+            Self::List => list(context).await,
+            Self::Pause(named) => set(context, named.queue, Intake::Paused).await,
+            Self::Resume(named) => set(context, named.queue, Intake::Open).await,
+            Self::Purge(purge) => purge.run(context).await,
+        }
+    }
+}
+
+async fn list(context: &Context) -> Result<(), CliError> {
+    let queues = context.broker().await?.admin.queues().await?;
+    let output = context.output;
+    if output.is_json() {
+        return output.document(&json!({ "queues": queues }));
+    }
+    if queues.is_empty() {
+        output.note("there are no queues yet: longshore submit makes one");
+        return Ok(());
+    }
+    let now = Timestamp::now();
+    let rows: Vec<Vec<String>> = queues
+        .iter()
+        .map(|queue| {
+            vec![
+                queue.name.to_string(),
+                match queue.intake {
+                    Intake::Open => "open".to_owned(),
+                    Intake::Paused => "paused".to_owned(),
+                },
+                queue.ready.to_string(),
+                queue.leased.to_string(),
+                queue.delayed.to_string(),
+                queue.dead.to_string(),
+                queue.oldest.map_or_else(|| "-".to_owned(), |oldest| age(oldest, now)),
+            ]
+        })
+        .collect();
+    output.table(&["QUEUE", "INTAKE", "READY", "LEASED", "DELAYED", "DEAD", "OLDEST"], &rows)
+}
+
+async fn set(context: &Context, queue: QueueName, intake: Intake) -> Result<(), CliError> {
+    context.broker().await?.admin.set_intake(&queue, intake).await?;
+    if context.output.is_json() {
+        context.output.document(&json!({ "queue": queue, "intake": intake }))
+    } else {
+        let word = match intake {
+            Intake::Open => "open",
+            Intake::Paused => "paused",
+        };
+        context.output.line(format_args!("{queue}  is {word}"))
+    }
+}
+
+impl Purge {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        let broker = context.broker().await?;
+        let queue = self.queue;
+        if !self.yes {
+            let query = WaitingQuery { queue: Some(queue.clone()), ..WaitingQuery::default() };
+            let count = broker.admin.waiting(&query).await?.iter().filter(|m| m.lease.is_none()).count();
+            return Err(CliError::Usage(format!(
+                "{count} tasks wait in {queue} and would be gone for good: add --yes to remove them"
+            )));
+        }
+        let removed = broker.admin.purge(&queue).await?;
+        if context.output.is_json() {
+            context.output.document(&json!({ "queue": queue, "removed": removed }))
+        } else {
+            context.output.line(format_args!("{queue}  {removed} removed"))
+        }
+    }
+}
