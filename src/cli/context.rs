@@ -63,7 +63,7 @@ impl Context {
     }
 
     /// The state folder holds messages and with them tokens: it is its owner's alone.
-    fn make_state_dir(&self) -> Result<(), CliError> {
+    pub(crate) fn make_state_dir(&self) -> Result<(), CliError> {
         use std::os::unix::fs::DirBuilderExt;
         let folder = &self.settings().state_dir;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| {

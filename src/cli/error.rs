@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::broker::BrokerError;
 use crate::config::ConfigError;
 use crate::store::StoreError;
+use crate::worker::WorkerError;
 
 /// Why a command ended otherwise than well.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,12 @@ pub(crate) enum CliError {
     /// The store did not do its part.
     #[error("{0}; `longshore doctor` looks closer")]
     Store(#[from] StoreError),
+    /// A worker did not start or end well.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The container ended with this code, which becomes ours.
+    #[error("the container ended with code {0}")]
+    Container(u8),
     /// Something else that commands need is missing.
     #[error("{0}")]
     Infrastructure(String),
@@ -33,7 +40,7 @@ pub(crate) enum CliError {
 }
 
 impl CliError {
-    /// 1 the task failed, 2 usage, 3 infrastructure.
+    /// 1 the task failed, 2 usage, 3 infrastructure; `run` passes the container's own.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::TaskFailed(_) => 1,
@@ -41,7 +48,14 @@ impl CliError {
             | Self::Config(_)
             | Self::Broker(BrokerError::Url(_))
             | Self::Store(StoreError::Url(_)) => 2,
+            Self::Worker(error) => match error {
+                WorkerError::Broker(BrokerError::Url(_))
+                | WorkerError::Store(StoreError::Url(_))
+                | WorkerError::Queue(_) => 2,
+                _ => 3,
+            },
             Self::Broker(_) | Self::Store(_) | Self::Infrastructure(_) => 3,
+            Self::Container(code) => *code,
             // As a process that the kernel ended with SIGPIPE.
             Self::OutputClosed => 141,
         }
@@ -55,6 +69,8 @@ impl CliError {
             Self::TaskFailed(_) => "task_failed",
             Self::Broker(_) => "broker",
             Self::Store(_) => "store",
+            Self::Worker(_) => "worker",
+            Self::Container(_) => "container",
             Self::Infrastructure(_) => "infrastructure",
             Self::OutputClosed => "output_closed",
         }
@@ -63,11 +79,14 @@ impl CliError {
     /// Whether there is anything left to say.
     pub(crate) fn is_silent(&self) -> bool {
         match self {
-            Self::OutputClosed => true,
+            Self::OutputClosed | Self::Container(_) => true,
             Self::TaskFailed(text) => text.is_empty(),
-            Self::Usage(_) | Self::Config(_) | Self::Broker(_) | Self::Store(_) | Self::Infrastructure(_) => {
-                false
-            }
+            Self::Usage(_)
+            | Self::Config(_)
+            | Self::Broker(_)
+            | Self::Store(_)
+            | Self::Worker(_)
+            | Self::Infrastructure(_) => false,
         }
     }
 

@@ -76,15 +76,26 @@ impl Global {
         self.verbose > 0 || self.quiet > 0 || self.log_level.is_some()
     }
 
-    /// Starts the log of a short command.
-    pub(crate) fn start_log(&self, log: &Log) {
-        let filter = if self.asks_for_log() { log.level.filter() } else { EnvFilter::new("warn") };
+    /// Sends log lines to standard error.
+    pub(crate) fn start_log(&self, log: &Log, logs: Logs) {
+        let filter = match logs {
+            Logs::WhenAsked if !self.asks_for_log() => EnvFilter::new("warn"),
+            Logs::WhenAsked | Logs::Always => log.level.filter(),
+        };
         start_log(filter, log.format);
     }
 }
 
-/// Sends log lines to standard error.
-pub(crate) fn start_log(filter: EnvFilter, format: LogFormat) {
+/// Which commands write what the settings say to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Logs {
+    /// Workers.
+    Always,
+    /// Commands that end soon: warnings only, unless a flag asks for more.
+    WhenAsked,
+}
+
+fn start_log(filter: EnvFilter, format: LogFormat) {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

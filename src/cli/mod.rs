@@ -9,7 +9,9 @@ mod global;
 mod output;
 mod progress;
 mod request;
+mod run;
 mod watch;
+mod worker;
 
 mod config;
 mod dead;
@@ -29,7 +31,7 @@ use clap::{Parser, Subcommand};
 
 use context::Context;
 use error::CliError;
-use global::Global;
+use global::{Global, Logs};
 use output::Output;
 
 const EXAMPLES: &str = "\
@@ -56,6 +58,8 @@ pub(crate) struct Cli {
 /// What can be done.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Run),
+    Worker(worker::WorkerCommand),
     Submit(submit::Submit),
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -101,8 +105,12 @@ impl Cli {
             Command::Config(config::ConfigCommand::Check(check)) => return check.run(&self.global, output),
             _ => {}
         }
-        let loaded = crate::config::load(&self.global.sources(Vec::new()))?;
-        self.global.start_log(&loaded.settings.log);
+        let (flags, logs) = match &self.command {
+            Command::Worker(worker) => (worker.flags(), Logs::Always),
+            _ => (Vec::new(), Logs::WhenAsked),
+        };
+        let loaded = crate::config::load(&self.global.sources(flags))?;
+        self.global.start_log(&loaded.settings.log, logs);
         let context = Context { loaded, output };
         if let Command::Config(command) = &self.command {
             return command.run(&context);
@@ -114,6 +122,8 @@ impl Cli {
 impl Command {
     async fn run(self, context: &Context) -> Result<(), CliError> {
         match self {
+            Self::Run(run) => run.run(context).await,
+            Self::Worker(worker) => worker.run(context).await,
             Self::Submit(submit) => submit.run(context).await,
             Self::Task(command) => command.run(context).await,
             Self::Events(events) => events.run(context).await,

@@ -48,11 +48,15 @@ impl Output {
         out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| closed(&error))
     }
 
+    /// A document of the result on one line.
+    pub(crate) fn json_line<T: Serialize>(self, value: &T) -> Result<(), CliError> {
+        let text = serde_json::to_string(value).map_err(|error| unwritable(&error))?;
+        self.line(text)
+    }
+
     /// A document of the result, over several lines.
     pub(crate) fn document<T: Serialize>(self, value: &T) -> Result<(), CliError> {
-        let text = serde_json::to_string_pretty(value).map_err(|error| {
-            CliError::Infrastructure(format!("the result cannot be written as JSON: {error}"))
-        })?;
+        let text = serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?;
         self.line(text)
     }
 
@@ -80,6 +84,10 @@ impl Output {
     pub(crate) fn table(self, head: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
         self.bytes(table(head, rows).as_bytes())
     }
+}
+
+fn unwritable(error: &serde_json::Error) -> CliError {
+    CliError::Infrastructure(format!("the result cannot be written as JSON: {error}"))
 }
 
 fn closed(error: &io::Error) -> CliError {

@@ -1,0 +1,100 @@
+//! `worker`: takes tasks until a signal ends it.
+
+use clap::Args;
+use figment::value::Value;
+use serde_json::json;
+
+use super::context::Context;
+use super::error::CliError;
+use crate::config::Flag;
+use crate::units::Span;
+use crate::worker::{self, Worker};
+
+const EXAMPLES: &str = "\
+Examples:
+  longshore worker
+  longshore worker --queue gpu --queue default --concurrency 4 --name quay-3
+  longshore --broker sqlite:///srv/longshore.db worker
+
+One line is printed when the worker takes tasks. The first SIGTERM or SIGINT drains it: it takes
+nothing new and ends when what runs has ended, at the latest after the drain's time. A second
+one ends it at once. The exit code is 3 when something was left behind.";
+
+/// Take tasks and run them until a signal ends it.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct WorkerCommand {
+    /// Queue to take tasks from, default unless given; can be repeated
+    #[arg(long, value_name = "NAME")]
+    queue: Vec<String>,
+    /// Tasks that run at once; 0: one for each processor
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
+    /// Its name among all workers; the host's unless given
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// How long running tasks may go on after the first signal
+    #[arg(long, value_name = "TIME")]
+    drain_timeout: Option<Span>,
+}
+
+impl WorkerCommand {
+    /// What the flags set.
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        let mut flags = Vec::new();
+        if !self.queue.is_empty() {
+            let names: Vec<Value> = self.queue.iter().map(|name| Value::from(name.as_str())).collect();
+            flags.push(Flag { flag: "--queue", key: "worker.queues", value: Value::from(names) });
+        }
+        if let Some(lanes) = self.concurrency {
+            flags.push(Flag { flag: "--concurrency", key: "worker.concurrency", value: Value::from(lanes) });
+        }
+        if let Some(name) = &self.name {
+            flags.push(Flag { flag: "--name", key: "worker.name", value: Value::from(name.as_str()) });
+        }
+        if let Some(time) = self.drain_timeout {
+            let value = Value::from(time.to_string());
+            flags.push(Flag { flag: "--drain-timeout", key: "worker.drain_timeout", value });
+        }
+        flags
+    }
+
+    /// Does what was asked.
+    pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
+        context.make_state_dir()?;
+        let output = context.output;
+        let mut told = Ok(());
+        let settled = worker::serve(context.settings(), |worker| told = ready(context, worker)).await?;
+        told?;
+        if settled {
+            Ok(())
+        } else {
+            let text = "tasks were left behind; other workers take them over when their leases end";
+            if !output.is_json() {
+                output.dim("the worker ended");
+            }
+            Err(CliError::Infrastructure(text.to_owned()))
+        }
+    }
+}
+
+fn ready(context: &Context, worker: &Worker) -> Result<(), CliError> {
+    let queues: Vec<&str> = worker.queues.iter().map(AsRef::as_ref).collect();
+    let name = worker.identity.worker.as_ref();
+    if context.output.is_json() {
+        return context.output.json_line(&json!({
+            "ready": true,
+            "worker": name,
+            "queues": queues,
+            "brokers": worker.sources,
+            "store": worker.store,
+            "lanes": worker.lanes,
+        }));
+    }
+    context.output.line(format_args!(
+        "{name} is ready: {} slots, queues {} of {}",
+        worker.lanes,
+        queues.join(", "),
+        worker.sources.join(", ")
+    ))
+}
