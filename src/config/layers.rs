@@ -73,7 +73,15 @@ pub struct Loaded {
 }
 
 /// Variables that other programs read too, and what they set here.
-const SHARED: &[(&str, &str)] = &[("TMPDIR", "work_dir")];
+const SHARED: &[(&str, &str)] = &[
+    ("TMPDIR", "work_dir"),
+    ("DOCKER_HOST", "docker.host"),
+    ("DOCKER_CLIENT_TIMEOUT", "docker.client_timeout"),
+    ("DOCKER_CONFIG", "docker.config_dir"),
+];
+
+/// `girder_worker`'s variable with default options of every container, as JSON.
+const RUN_OPTIONS: (&str, [&str; 2]) = ("GIRDER_WORKER_DOCKER_RUN_OPTIONS", ["docker", "default_options"]);
 
 /// Reads all layers. Tells everything that is wrong at once.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
@@ -117,6 +125,16 @@ impl Stack {
             if let Some(text) = sources.variable(name).filter(|text| !text.is_empty()) {
                 let path: Vec<String> = key.split('.').map(str::to_owned).collect();
                 self.variable(name, &path, text, &template.values());
+            }
+        }
+        let (name, key) = RUN_OPTIONS;
+        if let Some(text) = sources.variable(name).filter(|text| !text.trim().is_empty()) {
+            let read = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text)
+                .map_err(|error| format!("it must be a JSON object of docker-py keywords: {error}"))
+                .and_then(|map| Value::serialize(map).map_err(|error| reason(&error.kind)))
+                .and_then(|value| self.add(name, &key.map(str::to_owned), value));
+            if let Err(reason) = read {
+                self.problems.push(Problem::Variable { name: name.to_owned(), reason });
             }
         }
     }

@@ -39,6 +39,12 @@ pub struct Settings {
     pub retention: Retention,
     /// What one message may hold.
     pub message: Message,
+    /// How containers are run.
+    pub docker: crate::docker::Settings,
+    /// What tasks may ask for.
+    pub policy: crate::policy::PolicySettings,
+    /// Pipes and HTTP streams.
+    pub streams: Streams,
 }
 
 /// The address of a broker or store; shown without its password.
@@ -304,4 +310,18 @@ pub struct Message {
     pub max_depth: usize,
     /// Values in all.
     pub max_nodes: usize,
+}
+
+/// Pipes and HTTP streams.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Streams {
+    /// How long an output pipe may stay without a writer before its sink is ended.
+    pub linger: Span,
+    /// How long an HTTP stream may take to connect.
+    pub connect_timeout: Span,
+    /// How long the other side of an HTTP stream may stand still.
+    pub idle_timeout: Span,
+    /// How long an HTTP stream may take altogether; 0 means no limit.
+    pub total_timeout: Span,
 }

@@ -7,6 +7,8 @@ use super::problem::Near;
 
 /// What every variable begins with.
 const PREFIX: &str = "LONGSHORE_";
+/// Tables whose keys the template does not list, because they depend on another: their types know them.
+const UNLISTED: &[&str] = &["policy"];
 /// Names the file; no setting.
 const CONFIG: &str = "LONGSHORE_CONFIG";
 
@@ -15,7 +17,8 @@ pub(super) fn key(name: &str, template: &File) -> Option<Result<Vec<String>, Nea
     let rest = name.strip_prefix(PREFIX).filter(|_| name != CONFIG)?;
     let asked: Vec<String> = rest.to_ascii_lowercase().split("__").map(str::to_owned).collect();
     let defaults = template.values();
-    if is_known(&asked, &defaults) {
+    let unlisted = asked.len() > 1 && UNLISTED.contains(&asked[0].as_str());
+    if unlisted || is_known(&asked, &defaults) {
         return Some(Ok(asked));
     }
     // Compared without the prefix, in which all are alike.
@@ -53,6 +56,13 @@ pub(super) fn value(path: &[String], text: &str, defaults: &Dict) -> Result<Valu
         Some(Value::Bool(..)) => {
             text.parse::<bool>().map(Value::from).map_err(|_| format!("{text:?} is neither true nor false"))
         }
+        None if text.starts_with(['[', '{']) => parsed(text, "a list such as [\"a\"] or a table"),
+        None => Ok(text
+            .parse::<bool>()
+            .map(Value::from)
+            .ok()
+            .or_else(|| number(text))
+            .unwrap_or_else(|| Value::from(text))),
         _ => Ok(number(text).unwrap_or_else(|| Value::from(text))),
     }
 }
