@@ -10,5 +10,6 @@ mod docker;
 mod examples;
 mod executor;
 mod girder_starts;
+mod pipeline;
 mod support;
 mod support_works;

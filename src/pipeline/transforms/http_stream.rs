@@ -1,16 +1,20 @@
 //! `ChunkedTransferEncodingStream`: an HTTP POST whose body is what the stream carries.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Response, StatusCode, Url};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::misplaced;
+use crate::cancel::CancelScope;
 use crate::error::TaskError;
 use crate::http::{self, Judge, Timeouts};
 use crate::pipeline::conduit::{Buffers, Ends, Sink, Source, StreamError};
@@ -26,6 +30,8 @@ const OURS: [&str; 8] =
 const PLAIN: [&str; 3] = ["content-type", "accept", "user-agent"];
 /// How much of an answer is shown.
 const SHOWN: usize = 512;
+/// How long the text of an error is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The row's maker.
 pub(in crate::pipeline) fn stream(spec: &TransformSpec) -> Option<Box<dyn Transform>> {
@@ -64,6 +70,7 @@ impl Transform for Stream {
             timeouts: settings.http,
             judge: settings.judge.clone(),
             linger: settings.linger,
+            scope: staging.attempt().scope().clone(),
             sha256: None,
         })))
     }
@@ -108,6 +115,7 @@ struct HttpSink {
     timeouts: Timeouts,
     judge: Arc<dyn Judge>,
     linger: Duration,
+    scope: CancelScope,
     sha256: Option<String>,
 }
 
@@ -120,8 +128,18 @@ impl Sink for HttpSink {
     async fn take(&mut self, source: Source) -> Result<(), StreamError> {
         let client = http::client(&self.url, &self.judge, &self.timeouts)?;
         let sending = Arc::new(Sending::default());
-        let request =
-            client.post(self.url.clone()).headers(self.headers.clone()).body(body(source, sending.clone()));
+        let wanted = CancellationToken::new();
+        let feed = Feed {
+            source,
+            buffers: Buffers::default(),
+            sum: Sha256::new(),
+            sending: sending.clone(),
+            dropped: wanted.clone(),
+            scope: self.scope.clone(),
+        };
+        // The client keeps the body even when nobody waits for its answer any more.
+        let _wanted = wanted.drop_guard();
+        let request = client.post(self.url.clone()).headers(self.headers.clone()).body(feed.body());
         let total = async {
             match self.timeouts.total {
                 Some(total) => sleep(total).await,
@@ -167,8 +185,10 @@ impl HttpSink {
     async fn refused(&self, mut response: Response) -> TaskError {
         let status = response.status();
         let mut said = Vec::new();
+        // A server may never end what it says.
+        let patience = Instant::now() + PATIENCE;
         while said.len() < SHOWN
-            && let Ok(Some(piece)) = response.chunk().await
+            && let Ok(Ok(Some(piece))) = timeout_at(patience, response.chunk()).await
         {
             said.extend_from_slice(&piece);
         }
@@ -271,12 +291,16 @@ impl Sending {
     }
 }
 
-/// What gives a request its body; being dropped before the end is an end, too.
+/// What gives a request its body. It ends cleanly only when all of it is there, so that the server never takes a part
+/// for the whole.
 struct Feed {
     source: Source,
     buffers: Buffers,
     sum: Sha256,
     sending: Arc<Sending>,
+    /// Ends when nobody wants the request any more.
+    dropped: CancellationToken,
+    scope: CancelScope,
 }
 
 impl Drop for Feed {
@@ -285,33 +309,44 @@ impl Drop for Feed {
     }
 }
 
-fn body(source: Source, sending: Arc<Sending>) -> Body {
-    let feed = Feed { source, buffers: Buffers::default(), sum: Sha256::new(), sending };
-    Body::wrap_stream(futures_util::stream::unfold(Some(feed), async |feed| {
-        let mut feed = feed?;
-        feed.sending.lock().servers_turn = None;
-        let piece = feed.source.piece(&feed.buffers).await;
-        let mut state = feed.sending.lock();
+impl Feed {
+    fn body(self) -> Body {
+        Body::wrap_stream(futures_util::stream::unfold(Some(self), async |feed| {
+            let mut feed = feed?;
+            match feed.next().await {
+                Ok(Some(piece)) => Some((Ok(piece), Some(feed))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        }))
+    }
+
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        self.sending.lock().servers_turn = None;
+        let piece = tokio::select! {
+            piece = self.source.piece(&self.buffers) => piece,
+            () = self.dropped.cancelled() => return Err(io::Error::other("the stream was dropped")),
+        };
+        let mut state = self.sending.lock();
         state.servers_turn = Some(Instant::now());
         match piece {
             Ok(Some(piece)) => {
                 drop(state);
-                feed.sum.update(&piece);
-                Some((Ok(piece), Some(feed)))
+                self.sum.update(&piece);
+                Ok(Some(piece))
             }
+            // A container that is stopped closes its pipes, too.
+            Ok(None) if self.scope.is_canceled() => Err(io::Error::other("the task was ended")),
             Ok(None) => {
-                let sum = std::mem::take(&mut feed.sum).finalize();
-                state.sha256 = Some(hex(&sum));
+                state.sha256 = Some(hex(&std::mem::take(&mut self.sum).finalize()));
                 drop(state);
-                feed.sending.finish(true);
-                None
+                self.sending.finish(true);
+                Ok(None)
             }
             Err(error) => {
                 state.failed = Some(error);
-                drop(state);
-                // Anything but a clean end, so that the server does not take what it got for the whole.
-                Some((Err(std::io::Error::other("the source failed")), None::<Feed>))
+                Err(io::Error::other("the source failed"))
             }
         }
-    }))
+    }
 }
