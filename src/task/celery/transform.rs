@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::super::jsonpickle::{Node, Object};
 use super::attributes::Attributes;
-use super::value::{Reader, foreign, unresolved, unusable};
+use super::value::{Reader, construction, foreign, foreign_function, unresolved, unusable};
 use crate::task::envelope::DecodeError;
 use crate::task::transform::{
     BindMountVolume, CommaJoined, Connect, DirectGirderFile, GirderFile, GirderFileStream, GirderFolder,
@@ -109,12 +109,9 @@ impl Reader<'_> {
         let (Node::Shared(index), Some(instance)) = (node, document.instance(node)) else {
             return Err(match (node, document.shared(node)) {
                 (Node::Unresolved, _) => unresolved(path),
-                (Node::Type(name) | Node::Function(name), _) => foreign(path, name),
-                (_, Some(Object::Reduce(parts))) => {
-                    let name =
-                        document.construction(parts).map_or("a construction (py/reduce)", |(name, _)| name);
-                    foreign(path, name)
-                }
+                (Node::Type(name), _) => foreign(path, name),
+                (Node::Function(name), _) => foreign_function(path, name),
+                (_, Some(Object::Reduce(parts))) => construction(path, parts),
                 _ => unusable(path, document.kind(node), "must be a transform of girder_worker.docker"),
             });
         };

@@ -37,7 +37,10 @@ impl<'a> Reader<'a> {
     pub(super) fn container_argument(&mut self, node: &Node, path: &str) -> Result<Arg, DecodeError> {
         let nested = match node {
             Node::Tuple(_) | Node::Set(_) => true,
-            _ => matches!(self.document.shared(node), Some(Object::List(_) | Object::Dict(_))),
+            _ => matches!(
+                self.document.shared(node),
+                Some(Object::List(_) | Object::Dict(_) | Object::Reduce(_))
+            ),
         };
         if nested
             && !holds_instance(self.document, node, &mut HashSet::new())
@@ -67,7 +70,13 @@ impl<'a> Reader<'a> {
                 format!("{:?}", String::from_utf16_lossy(units)),
                 "the text holds a lone surrogate, which no container can be given: send valid Unicode",
             )),
-            Node::Type(name) | Node::Function(name) => Err(foreign(path, name)),
+            Node::Type(name) if is_standard(name) => self
+                .document
+                .python_str(node)
+                .map(Arg::Text)
+                .map_err(|error| unusable(path, name.clone(), &error.to_string())),
+            Node::Type(name) => Err(foreign(path, name)),
+            Node::Function(name) => Err(foreign_function(path, name)),
             Node::Unresolved => Err(unresolved(path)),
             Node::Shared(index) => self.shared(*index, node, path),
         }
@@ -88,7 +97,15 @@ impl<'a> Reader<'a> {
         let arg = match object {
             Object::List(items) => self.list(items, path)?,
             Object::Dict(entries) => self.map(entries.iter().map(|(key, value)| (key, value)), path)?,
-            Object::Instance(_) => self.transform(node, path)?.into(),
+            Object::Instance(instance) => match instance.class.as_str() {
+                "collections.defaultdict" | "collections.OrderedDict" | "collections.Counter" => {
+                    let items = instance.attributes.iter().filter(|(key, _)| key != "default_factory");
+                    let items: Vec<(Node, &Node)> =
+                        items.map(|(key, value)| (Node::Text(key.clone()), value)).collect();
+                    self.map(items.iter().map(|(key, value)| (key, *value)), path)?
+                }
+                _ => self.transform(node, path)?.into(),
+            },
             Object::Reduce(parts) => self.reduced(parts, node, path)?,
             Object::DateTime(_)
             | Object::Date(_)
@@ -157,12 +174,12 @@ impl<'a> Reader<'a> {
                 let pairs = pairs.ok_or_else(|| unusable(path, String::new(), "must hold pairs"))?;
                 self.map(pairs.into_iter(), path)
             }
-            (Some(("builtins.frozenset" | "builtins.set", [items])), _) => {
+            (Some(("collections.Counter", [counts])), _) => self.argument(counts, path),
+            (Some(("builtins.frozenset" | "builtins.set", [items])), _)
+            | (Some(("collections.deque", _)), [_, _, _, items, ..]) => {
                 self.list(document.items(items).unwrap_or_default(), path)
             }
-            (Some((name, _)), _) => Err(foreign(path, name)),
-            (None, [Node::Type(name) | Node::Function(name), ..]) => Err(foreign(path, name)),
-            (None, _) => Err(foreign(path, "a construction (py/reduce)")),
+            _ => Err(construction(path, parts)),
         }
     }
 
@@ -184,14 +201,48 @@ pub(super) fn unusable(path: &str, value: String, reason: &str) -> DecodeError {
     DecodeError::Unusable { path: path.to_owned(), value, reason: reason.to_owned() }
 }
 
-/// A refusal of a class or function that is not known.
-pub(super) fn foreign(path: &str, name: &str) -> DecodeError {
+/// Whether a class is one of Python's own for plain data: every reader knows it, though no argument can hold it.
+fn is_standard(class: &str) -> bool {
+    let module = class.rsplit_once('.').map_or("", |(module, _)| module);
+    matches!(
+        module,
+        "builtins"
+            | "collections"
+            | "datetime"
+            | "decimal"
+            | "fractions"
+            | "pathlib"
+            | "array"
+            | "re"
+            | "uuid"
+    )
+}
+
+/// A refusal of a class that has no row here: poison, unless it is one of Python's own.
+pub(super) fn foreign(path: &str, class: &str) -> DecodeError {
+    if is_standard(class) {
+        return unusable(path, class.to_owned(), "cannot be an argument: send a text, number, list or map");
+    }
+    foreign_function(path, class)
+}
+
+/// A refusal of what would be called.
+pub(super) fn foreign_function(path: &str, name: &str) -> DecodeError {
     let short = name.rsplit('.').next().unwrap_or_default();
     let near = nearest(short, TransformSpec::NAMES.iter().copied());
     DecodeError::Class {
         path: path.to_owned(),
         name: name.to_owned(),
         nearest: near.filter(|near| near != short),
+    }
+}
+
+/// A refusal of what would be constructed or called (`py/reduce`).
+pub(super) fn construction(path: &str, parts: &[Node]) -> DecodeError {
+    match parts {
+        [Node::Type(name), ..] => foreign(path, name),
+        [Node::Function(name), ..] => foreign_function(path, name),
+        _ => foreign_function(path, "a construction (py/reduce)"),
     }
 }
 
