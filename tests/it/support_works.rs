@@ -4,10 +4,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::kill;
+use nix::sys::signal::{Signal, kill};
 
 use crate::support::docker::{containers_labelled, docker, engine, try_docker};
 use crate::support::image::Image;
+use crate::support::longshore::Longshore;
 use crate::support::poll::eventually;
 use crate::support::process::{Server, free_port};
 use crate::support::registry::Registry;
@@ -150,4 +151,38 @@ async fn idle_server() -> (Server, u16, tempfile::TempDir) {
 async fn free_ports_differ() {
     let ports: std::collections::HashSet<u16> = (0..50).map(|_| free_port()).collect();
     assert_eq!(ports.len(), 50);
+}
+
+#[tokio::test]
+async fn a_worker_takes_what_its_installation_submits_and_ends_when_asked() {
+    let longshore = Longshore::with_settings("[worker]\nqueues = [\"default\", \"slow\"]\n");
+    let mut worker = longshore.worker(&["--name", "quay-1"]).await;
+    assert!(worker.out().starts_with("quay-1 is ready"), "{}", worker.out());
+    assert!(worker.out().contains("slow"), "{}", worker.out());
+
+    std::fs::write(longshore.folder().join("ping.json"), r#"{"v": 1, "task": "longshore.ping", "args": {}}"#)
+        .unwrap();
+    let said = longshore.ok(&["submit", "--wait", "--file", "ping.json"]).await;
+    assert!(said.contains("succeeded"), "{said}");
+    assert!(longshore.state().join("longshore.db").exists());
+
+    worker.signal(Signal::SIGTERM);
+    assert_eq!(worker.end().await.code(), Some(0), "{}", worker.log());
+}
+
+#[tokio::test]
+async fn a_command_that_fails_shows_how() {
+    let said = Longshore::new().run(&["task", "show", "no-such-task"]).await;
+    assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
+    assert!(said.stderr.contains("no-such-task"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_killed_worker_is_gone_at_once() {
+    let longshore = Longshore::new();
+    let mut worker = longshore.worker(&[]).await;
+    let pid = worker.pid();
+    worker.kill();
+    assert_eq!(kill(pid, None), Err(Errno::ESRCH));
+    assert!(worker.ended().unwrap().code().is_none());
 }

@@ -6,6 +6,7 @@
 pub(crate) mod docker;
 pub(crate) mod girder;
 pub(crate) mod image;
+pub(crate) mod longshore;
 pub(crate) mod nats;
 pub(crate) mod poll;
 pub(crate) mod process;
