@@ -10,6 +10,7 @@ use longshore::broker::{
 };
 use longshore::cancel::{CancelReason, CancelScope};
 use longshore::sqlite::Database;
+use longshore::store::{self, ResultStore};
 use longshore::task::{Priority, QueueName, TaskId};
 use tempfile::TempDir;
 
@@ -45,6 +46,11 @@ pub(crate) trait Dock {
     /// A client of that name.
     async fn client(&self, worker: &str, queues: &[&str], lease: Duration) -> Broker {
         broker::open(&self.url(), &self.options(worker, queues, lease)).await.unwrap()
+    }
+
+    /// The store at the same address.
+    async fn store(&self) -> Arc<dyn ResultStore> {
+        store::open(&self.url(), &self.options("one", &[], LONG)).await.unwrap()
     }
 
     /// A client of the queue `default` with a long lease.

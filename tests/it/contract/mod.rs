@@ -1,13 +1,14 @@
-//! What every broker must do, whichever it is: one rule per function, one macro line per adapter.
+//! What every broker and every store must do, whichever it is: one rule per function, one macro line per adapter.
 //!
 //! A rule knows the traits only. What an adapter cannot do by its own word (`Capabilities`) is not asked of it.
 
 mod admin;
 mod dead;
-mod dock;
+pub(crate) mod dock;
 mod fleet;
 mod leases;
 mod order;
+mod store;
 mod submit;
 mod topic;
 
@@ -49,6 +50,18 @@ macro_rules! contract {
                 the_best_priority_comes_first_and_then_the_oldest,
                 a_message_is_not_handed_over_before_its_time,
                 only_named_queues_are_fetched,
+            );
+            contract!(@room store, $dock, $test;
+                a_record_comes_back_as_it_was_put,
+                of_two_who_expect_the_same_one_wins,
+                the_fence_never_goes_back,
+                a_touch_prolongs_the_current_attempt_only,
+                a_served_sink_is_struck_off_the_outbox,
+                records_are_found_by_state_queue_label_and_time,
+                an_open_outbox_is_found_once_nobody_works_on_it,
+                old_records_go_unless_they_are_unfinished_or_owe,
+                beyond_their_size_the_oldest_records_go,
+                no_revision_comes_back_with_a_new_record,
             );
             contract!(@room submit, $dock, $test;
                 a_message_arrives_as_it_was_sent,
