@@ -11,5 +11,6 @@ mod examples;
 mod executor;
 mod girder_starts;
 mod pipeline;
+mod sqlite;
 mod support;
 mod support_works;
