@@ -309,6 +309,7 @@ fn inspected(found: ContainerInspectResponse) -> Inspected {
             state.status,
             Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD)
         ),
+        pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),
         exit_code: state.exit_code,
         oom_killed: state.oom_killed.unwrap_or_default(),
         memory_limit: memory.filter(|bytes| *bytes > 0),

@@ -12,6 +12,7 @@ use super::engine::{EngineError, Output};
 use super::lines::Lines;
 use crate::events::LogStream;
 use crate::events::reporter::Reporter;
+use crate::pipeline::StandardStreams;
 
 /// How long the engine may take for each further piece once the container has ended.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -25,6 +26,7 @@ pub(super) struct Outlet {
     stdout: Lines,
     stderr: Lines,
     last: LastLines,
+    raw: StandardStreams,
 }
 
 /// The last lines of a stream, for the message of a failure.
@@ -34,10 +36,11 @@ struct LastLines {
 }
 
 impl Outlet {
-    /// To the log of the attempt that `report` tells of.
-    pub(super) fn new(report: Reporter, line_max: usize) -> Self {
+    /// To the log of the attempt that `report` tells of, as far as the pipeline does not want the bytes themselves.
+    pub(super) fn new(report: Reporter, line_max: usize, raw: StandardStreams) -> Self {
         Self {
             report,
+            raw,
             stdout: Lines::new(line_max),
             stderr: Lines::new(line_max),
             last: LastLines::default(),
@@ -58,14 +61,14 @@ impl Outlet {
                 () = silence_after(ended) => None,
             };
             match piece {
-                Some(Ok(piece)) => self.take(piece),
+                Some(Ok(piece)) => self.take(piece).await,
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             }
         }
     }
 
-    /// Tells unfinished lines and returns the container's last words.
+    /// Tells unfinished lines, ends the raw streams and returns the container's last words.
     pub(super) fn finish(mut self) -> String {
         let report = self.report;
         self.stdout.finish(&mut |line| report.log(LogStream::Stdout, line));
@@ -77,13 +80,19 @@ impl Outlet {
         self.last.joined()
     }
 
-    fn take(&mut self, piece: Output) {
+    async fn take(&mut self, piece: Output) {
         let report = &self.report;
         match piece {
             Output::Stdout(bytes) => {
+                if let Some(raw) = &mut self.raw.stdout {
+                    return raw.write(&bytes).await;
+                }
                 self.stdout.feed(&bytes, &mut |line| report.log(LogStream::Stdout, line));
             }
             Output::Stderr(bytes) => {
+                if let Some(raw) = &mut self.raw.stderr {
+                    return raw.write(&bytes).await;
+                }
                 let last = &mut self.last;
                 self.stderr.feed(&bytes, &mut |line| {
                     last.keep(line);

@@ -6,22 +6,25 @@
 //! - A stopping dockerd closes its socket before it stops the containers: an exit that finds nobody listening is the
 //!   engine's doing and not the task's.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::attach::Outlet;
 use super::container::{Container, CreateError, Remover};
-use super::engine::{Creation, Engine, EngineError, Output};
+use super::engine::{Creation, Engine, EngineError, Inspected, Output};
 use super::error::{self, Oom};
 use super::labels::Afterwards;
 use crate::crew::Crew;
 use crate::error::TaskError;
 use crate::events::reporter::Phase;
 use crate::handler::Attempt;
+use crate::policy::{MountIdentity, MountSwapped};
 
 /// How long the output of a stopped container may take to arrive.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
@@ -71,7 +74,7 @@ impl Driver {
         order: Run<'_>,
         broken: impl Future<Output = TaskError>,
     ) -> Result<Ended, TaskError> {
-        let Run { attempt, argv, outlet } = order;
+        let Run { attempt, argv, outlet, mounts } = order;
         let started = self.start(&container, attempt, argv).await;
         let output = match started {
             Ok(output) => output,
@@ -80,7 +83,7 @@ impl Driver {
                 return Err(error);
             }
         };
-        let watch = Watch { driver: self, attempt, container: &container };
+        let watch = Watch { driver: self, attempt, container: &container, mounts };
         let result = watch.to_the_end(outlet, output, broken).await;
         attempt.report().reached(Phase::Ended);
         container.dispose().await;
@@ -110,6 +113,8 @@ pub(super) struct Run<'a> {
     /// Entrypoint and arguments, for messages.
     pub(super) argv: &'a [String],
     pub(super) outlet: Outlet,
+    /// What the mounted host paths were when policy judged them.
+    pub(super) mounts: &'a [MountIdentity],
 }
 
 /// A started container and those who care for it.
@@ -117,6 +122,7 @@ struct Watch<'a> {
     driver: &'a Driver,
     attempt: &'a Attempt,
     container: &'a Container,
+    mounts: &'a [MountIdentity],
 }
 
 impl Watch<'_> {
@@ -126,7 +132,9 @@ impl Watch<'_> {
         mut output: Stream,
         broken: impl Future<Output = TaskError>,
     ) -> Result<Ended, TaskError> {
-        tokio::pin!(broken);
+        let swapped = self.swapped();
+        tokio::pin!(broken, swapped);
+        let grace = self.driver.stop_grace;
         loop {
             let ended = CancellationToken::new();
             let pump = self.pump(outlet, output, ended.clone());
@@ -134,9 +142,10 @@ impl Watch<'_> {
                 biased;
                 waited = self.container.wait() => waited,
                 reason = self.attempt.scope().canceled() => {
-                    return Err(self.stopped(pump, &ended, error::ended(&reason)).await);
+                    return Err(self.stopped(pump, &ended, error::ended(&reason), grace).await);
                 }
-                failed = &mut broken => return Err(self.stopped(pump, &ended, failed).await),
+                failed = &mut broken => return Err(self.stopped(pump, &ended, failed, grace).await),
+                found = &mut swapped => return Err(self.stopped(pump, &ended, found, Duration::ZERO).await),
             };
             ended.cancel();
             match waited {
@@ -163,15 +172,38 @@ impl Watch<'_> {
     }
 
     /// Stops the container because `why`, while its output is still read.
-    async fn stopped(&self, mut pump: Pump, ended: &CancellationToken, why: TaskError) -> TaskError {
+    async fn stopped(
+        &self,
+        mut pump: Pump,
+        ended: &CancellationToken,
+        why: TaskError,
+        grace: Duration,
+    ) -> TaskError {
         self.attempt.report().note("stopping the container");
-        self.container.stop(self.driver.stop_grace).await;
+        self.container.stop(grace).await;
         ended.cancel();
         if let Ok(Ok((outlet, _))) = tokio::time::timeout(LAST_OUTPUT, &mut pump).await {
             outlet.finish();
         }
         pump.abort();
         why
+    }
+
+    /// Resolves when a host path that the container has mounted is not the one that policy judged, else never. A container
+    /// that ended, or whose mounts this worker may not look at, is not waited for.
+    async fn swapped(&self) -> TaskError {
+        if !self.mounts.is_empty()
+            && let Ok(Some(Inspected { pid: Some(pid), .. })) =
+                self.driver.engine.inspect(self.container.id()).await
+        {
+            let mounts = self.mounts.to_vec();
+            let look =
+                self.driver.crew.spawn_blocking(move || mounts.iter().find_map(|mount| differs(pid, mount)));
+            if let Ok(Some(swapped)) = look.await {
+                return TaskError::permanent("mount_swapped", swapped.to_string());
+            }
+        }
+        std::future::pending().await
     }
 
     /// The container ended by itself.
@@ -231,6 +263,15 @@ impl Watch<'_> {
             Err(_) | Ok(Ok(_)) => Err(error::engine_restarted(&engine.address())),
         }
     }
+}
+
+/// Compares a mount as the container's first process sees it, links resolved inside its own root.
+fn differs(pid: u32, mount: &MountIdentity) -> Option<MountSwapped> {
+    let root = std::fs::File::open(format!("/proc/{pid}/root")).ok()?;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    let seen = openat2(&root, mount.target.as_str(), how).ok()?;
+    let seen = std::fs::File::from(seen).metadata().ok()?;
+    mount.compare(seen.dev(), seen.ino()).err()
 }
 
 async fn joined(pump: Pump) -> Result<(Outlet, Result<(), EngineError>), TaskError> {

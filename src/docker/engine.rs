@@ -128,6 +128,8 @@ pub struct Inspected {
     pub running: bool,
     /// Whether somebody is removing it.
     pub removing: bool,
+    /// Its first process, as the engine's host counts, while it runs.
+    pub pid: Option<u32>,
     /// Its exit code once it ran.
     pub exit_code: Option<i64>,
     /// Whether the kernel killed one of its processes for the memory limit.

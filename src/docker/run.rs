@@ -5,55 +5,76 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
-use super::args::{self, ArgError, ContainerOptions, RunDefaults, VolumeArg};
+use super::args::{self, ArgError, RunDefaults};
 use super::attach::Outlet;
-use super::container::{CreateError, Remover};
-use super::drive::{Driver, Run};
+use super::cleaner::ContainerCleaner;
+use super::container::{Container, Remover};
+use super::drive::{Driver, Ended, Run};
 use super::engine::{Creation, Engine, Image};
 use super::error;
+use super::gpu;
 use super::image::{ImageRoom, Wanted};
-use super::labels::{self, Afterwards};
+use super::judge::TaskJudge;
+use super::labels::Afterwards;
+use super::reaper::Reaper;
+use super::request::{self, Origin, Plan, bad_argument};
+use super::selfhost::Housing;
 use super::settings::Settings;
 use crate::crew::Crew;
 use crate::error::TaskError;
 use crate::events::reporter::Phase;
 use crate::handler::{Admit, Attempt, Demand, Handler, Slot, Staged};
-use crate::policy::image::Pull;
+use crate::pipeline::{self, Exit, Pipeline};
+use crate::policy::{MountIdentity, Policy, Pull};
 use crate::task::{Arg, ArgMap, Task};
+use crate::units::Size;
 
-/// The handler of `docker_run`.
+/// The handler of `docker_run`. Cheap to clone.
 #[derive(Clone)]
 pub struct DockerRun {
     room: Arc<Room>,
+}
+
+/// Who the handler works with.
+pub struct Parts {
+    /// Where containers run.
+    pub engine: Arc<dyn Engine>,
+    /// What tasks may ask for.
+    pub policy: Arc<Policy>,
+    /// How volumes and streams are prepared; hosts are judged by `policy`, whatever judge stands in it.
+    pub pipeline: pipeline::Settings,
+    /// Who does what outlives an attempt, such as removals.
+    pub crew: Crew,
 }
 
 /// What all attempts share.
 struct Room {
     settings: Settings,
     defaults: RunDefaults,
+    policy: Arc<Policy>,
+    pipeline: pipeline::Settings,
     images: ImageRoom,
     driver: Driver,
+    gpus: Vec<String>,
+    housing: OnceCell<Option<Housing>>,
 }
 
 impl DockerRun {
     /// The name that tasks call it by.
     pub const KIND: &str = "docker_run";
 
-    /// Runs containers at `engine`; what outlives an attempt, such as removals, belongs to `crew`.
-    pub fn new(settings: Settings, engine: Arc<dyn Engine>, crew: Crew) -> Result<Self, ArgError> {
-        let defaults: ArgMap = settings
-            .default_options
-            .iter()
-            .map(|(name, value)| {
-                Arg::from_value(value.clone(), &format!("docker.default_options.{name}"))
-                    .map(|arg| (name.clone(), arg))
-                    .map_err(|error| ArgError::Refused { path: name.clone(), reason: error.to_string() })
-            })
-            .collect::<Result<_, _>>()?;
+    /// A handler with these settings. Fails when the default options are none.
+    pub fn new(settings: Settings, parts: Parts) -> Result<Self, ArgError> {
+        let Parts { engine, policy, pipeline, crew } = parts;
         let room = Room {
-            defaults: RunDefaults::read(&defaults)?,
+            defaults: defaults(&settings)?,
+            policy,
+            pipeline,
             images: ImageRoom::new(engine.clone(), crew.clone(), &settings),
+            gpus: gpu::list(&settings.gpus),
+            housing: OnceCell::new(),
             driver: Driver {
                 remover: Remover::new(engine.clone(), crew.clone()),
                 engine,
@@ -65,6 +86,29 @@ impl DockerRun {
         };
         Ok(Self { room: Arc::new(room) })
     }
+
+    /// The GPUs that tasks may use: what the pool of the worker is made of.
+    pub fn gpus(&self) -> &[String] {
+        &self.room.gpus
+    }
+
+    /// Who removes containers of `instance` that no attempt stands behind.
+    pub fn reaper(&self, instance: &str) -> Reaper {
+        let settings = &self.room.settings;
+        let times = (settings.reap_grace.get(), settings.reap_every.get());
+        Reaper::new(self.room.driver.engine.clone(), instance, times)
+    }
+}
+
+fn defaults(settings: &Settings) -> Result<RunDefaults, ArgError> {
+    let read = |(name, value): (&String, &Value)| {
+        let path = format!("docker.default_options.{name}");
+        Arg::from_value(value.clone(), &path)
+            .map(|arg| (name.clone(), arg))
+            .map_err(|error| ArgError::Refused { path, reason: error.to_string() })
+    };
+    let map: ArgMap = settings.default_options.iter().map(read).collect::<Result<_, _>>()?;
+    RunDefaults::read(&map)
 }
 
 impl Room {
@@ -73,11 +117,31 @@ impl Room {
         run.fill(&self.defaults);
         Ok(run)
     }
-}
 
-#[expect(clippy::needless_pass_by_value, reason = "map_err passes it by value")]
-fn bad_argument(error: ArgError) -> TaskError {
-    TaskError::permanent("bad_argument", error.to_string())
+    /// Where the worker itself lives, asked once.
+    async fn housing(&self) -> Result<Option<&Housing>, TaskError> {
+        let found = self.housing.get_or_try_init(|| Housing::find(&*self.driver.engine)).await;
+        found.map(Option::as_ref).map_err(|failed| error::engine(&failed))
+    }
+
+    fn cleaner<'a>(
+        &'a self,
+        attempt: &'a Attempt,
+        image: &'a str,
+        housing: Option<&'a Housing>,
+    ) -> ContainerCleaner<'a> {
+        let own = self.settings.cleaner_image.as_str();
+        let image = if own.is_empty() { image } else { own };
+        ContainerCleaner::new(self.driver.engine.clone(), attempt, image).housed(housing)
+    }
+
+    fn network<'a>(&'a self, housing: Option<&'a Housing>) -> Option<&'a str> {
+        match self.settings.network.as_str() {
+            "" => None,
+            "auto" => housing.and_then(Housing::network),
+            named => Some(named),
+        }
+    }
 }
 
 #[async_trait]
@@ -92,7 +156,7 @@ impl Handler for DockerRun {
         let resources = &task.resources;
         Ok(Demand {
             cpus: resources.cpus.unwrap_or_default(),
-            memory: resources.memory.map_or(0, crate::units::Size::bytes),
+            memory: resources.memory.map_or(0, Size::bytes),
             gpus: resources.gpus.unwrap_or_default(),
             platform: resources.platform.clone(),
             custom: resources.custom.clone(),
@@ -104,32 +168,54 @@ impl Handler for DockerRun {
     }
 
     async fn stage(&self, attempt: Attempt) -> Result<Box<dyn Staged>, TaskError> {
-        let run = self.room.read(attempt.task())?;
-        let platform = run.options.get("platform").and_then(|arg| match arg {
-            Arg::Text(text) if !text.is_empty() => Some(text.clone()),
-            _ => None,
-        });
-        let platform = platform.or_else(|| attempt.task().resources.platform.clone());
-        let wanted = Wanted::read(&run.image, platform.as_deref())?;
+        let room = &self.room;
+        let run = room.read(attempt.task())?;
+        let housing = room.housing().await?;
+        let origin = Origin {
+            attempt: &attempt,
+            run: &run,
+            policy: &room.policy,
+            log: &room.settings.log,
+            network: room.network(housing),
+        };
+        let granted = origin.compose(&Plan::before_staging(&run))?;
+        let wanted = Wanted::read(&run.image, granted.creation.platform.as_deref())?;
         attempt.report().describe(|details| details.image = Some(run.image.clone()));
         let image = tokio::select! {
-            image = self.room.images.ensure(&wanted, run.pull, attempt.report()) => image?,
+            image = room.images.ensure(&wanted, run.pull, attempt.report()) => image?,
             reason = attempt.scope().canceled() => return Err(error::ended(&reason)),
         };
         attempt.report().reached(Phase::Pulled);
         describe_image(&attempt, &image);
-        let (creation, argv) = compose(&run, &image, &attempt)?;
+        let mut settings = room.pipeline.clone();
+        settings.judge = Arc::new(TaskJudge::new(room.policy.clone(), &attempt));
+        let request = request::pipeline_request(&run, attempt.task());
+        let (pipeline, plan) = Pipeline::stage(request, &attempt, &settings).await?;
+        let composed = Plan::staged(&run, plan, housing)
+            .and_then(|plan| Ok((request::argv(&image, &plan), origin.compose(&plan)?)));
+        let (argv, granted) = match composed {
+            Ok(composed) => composed,
+            Err(error) => {
+                pipeline.cleanup(&room.cleaner(&attempt, wanted.name(), housing)).await;
+                return Err(error);
+            }
+        };
+        for denied in granted.audited {
+            attempt.report().warn(format!("{denied} (audit: it runs all the same)"));
+        }
         attempt.report().reached(Phase::Staged);
-        let afterwards = if run.remove_container { Afterwards::Remove } else { Afterwards::Keep };
-        Ok(Box::new(StagedRun {
-            room: self.room.clone(),
-            attempt,
+        let container = Prepared {
+            room: room.clone(),
+            afterwards: origin.afterwards(),
+            attempt: attempt.clone(),
             wanted,
             pull: run.pull,
-            creation,
+            image,
+            creation: granted.creation,
+            mounts: granted.mounts,
             argv,
-            afterwards,
-        }))
+        };
+        Ok(Box::new(StagedRun { container, pipeline }))
     }
 }
 
@@ -138,82 +224,105 @@ fn describe_image(attempt: &Attempt, image: &Image) {
     attempt.report().describe(|details| details.image_digest = Some(digest));
 }
 
-/// The engine's request, and entrypoint and arguments as the container will have them.
-fn compose(
-    run: &args::DockerRun,
-    image: &Image,
-    attempt: &Attempt,
-) -> Result<(Creation, Vec<String>), TaskError> {
-    let mut options = ContainerOptions::read(&run.options).map_err(bad_argument)?;
-    options.fill(&attempt.task().resources);
-    let (platform, wished_name) = (options.platform.clone(), options.name.clone());
-    let mut body = options.into_body(None);
-    let afterwards = if run.remove_container { Afterwards::Remove } else { Afterwards::Keep };
-    body.labels.get_or_insert_default().extend(labels::labels(attempt, wished_name.as_deref(), afterwards));
-    let arguments = args::argument_texts(&run.container_args);
-    let entrypoint = run.entrypoint.as_deref().map(args::argument_texts);
-    let argv = argv(image, entrypoint.as_deref(), &arguments);
-    body.image = Some(run.image.clone());
-    body.cmd = (!arguments.is_empty()).then_some(arguments);
-    body.entrypoint = entrypoint;
-    (body.attach_stdout, body.attach_stderr) = (Some(true), Some(true));
-    let binds = run.volumes.iter().filter_map(|volume| match volume {
-        VolumeArg::Bind(bind) => Some(bind.to_string()),
-        VolumeArg::Transform(_) => None,
-    });
-    body.host_config.get_or_insert_default().binds = Some(binds.collect());
-    let name = labels::name(&attempt.task().id, attempt.fence());
-    Ok((Creation { name, platform, body }, argv))
-}
-
-/// What the container will execute: an entrypoint of the task's own sets the image's command aside.
-fn argv(image: &Image, entrypoint: Option<&[String]>, arguments: &[String]) -> Vec<String> {
-    let (entrypoint, command) = match entrypoint {
-        Some(own) => (own, &[][..]),
-        None => (&image.entrypoint[..], &image.command[..]),
-    };
-    let arguments = if arguments.is_empty() { command } else { arguments };
-    entrypoint.iter().chain(arguments).cloned().collect()
-}
-
+/// A container that can be made, and the pipeline around it.
 struct StagedRun {
-    room: Arc<Room>,
-    attempt: Attempt,
-    wanted: Wanted,
-    pull: Pull,
-    creation: Creation,
-    argv: Vec<String>,
-    afterwards: Afterwards,
+    container: Prepared,
+    pipeline: Pipeline,
 }
 
 #[async_trait]
 impl Staged for StagedRun {
-    async fn run(self: Box<Self>, _slot: Slot) -> Result<Value, TaskError> {
+    async fn run(self: Box<Self>, slot: Slot) -> Result<Value, TaskError> {
+        let Self { mut container, mut pipeline } = *self;
+        let result = container.carry_out(&slot, &mut pipeline).await;
+        container.clean_up(pipeline).await;
+        result
+    }
+
+    async fn discard(self: Box<Self>) {
+        self.container.clean_up(self.pipeline).await;
+    }
+}
+
+/// A container that can be made.
+struct Prepared {
+    room: Arc<Room>,
+    attempt: Attempt,
+    wanted: Wanted,
+    pull: Pull,
+    image: Image,
+    creation: Creation,
+    mounts: Vec<MountIdentity>,
+    argv: Vec<String>,
+    afterwards: Afterwards,
+}
+
+impl Prepared {
+    async fn carry_out(&mut self, slot: &Slot, pipeline: &mut Pipeline) -> Result<Value, TaskError> {
         self.attempt.check_fence().await?;
+        self.give_gpus(slot);
         let report = self.attempt.report();
-        report.describe(|details| details.argv.clone_from(&self.argv));
+        report.describe(|details| {
+            details.argv.clone_from(&self.argv);
+            details.gpus.clone_from(&slot.gpus);
+        });
+        pipeline.open()?;
         let container = self.create().await?;
         let line_max = usize::try_from(self.room.settings.line_max.bytes()).unwrap_or(usize::MAX);
-        let run =
-            Run { attempt: &self.attempt, argv: &self.argv, outlet: Outlet::new(report.clone(), line_max) };
-        let ended = self.room.driver.run(container, run, std::future::pending()).await?;
+        let outlet = Outlet::new(report.clone(), line_max, pipeline.standard_streams());
+        let run = Run { attempt: &self.attempt, argv: &self.argv, outlet, mounts: &self.mounts };
+        let ended = self.room.driver.run(container, run, pipeline.failed()).await?;
         report.describe(|details| {
             details.exit_code = Some(ended.code);
             details.oom_killed = Some(ended.oom.is_some());
         });
-        if ended.code == 0 {
-            Ok(Value::Null)
-        } else {
-            Err(error::exit(ended.code, ended.oom, &ended.last_words))
+        self.finish(ended, pipeline).await
+    }
+
+    /// Brings the outputs to where they belong. A stream's failure is told before the exit code that may follow from it.
+    async fn finish(&self, ended: Ended, pipeline: &mut Pipeline) -> Result<Value, TaskError> {
+        let failed = (ended.code != 0).then(|| error::exit(ended.code, ended.oom, &ended.last_words));
+        if let Err(stream) = pipeline.container_ended().await {
+            if let Some(failed) = failed {
+                self.attempt.report().note(failed.message);
+            }
+            return Err(stream.with_exit_code(ended.code));
+        }
+        let exit = Exit { code: ended.code, oom_killed: ended.oom.is_some() };
+        let finished = tokio::select! {
+            finished = pipeline.finish(&exit) => finished,
+            reason = self.attempt.scope().canceled() => return Err(error::ended(&reason)),
+        };
+        if let Some(failed) = failed {
+            if let Err(hook) = finished {
+                self.attempt.report().warn(hook.message);
+            }
+            return Err(failed);
+        }
+        let value = finished.map_err(|hook| hook.with_exit_code(ended.code))?;
+        self.attempt.report().reached(Phase::Uploaded);
+        Ok(value)
+    }
+
+    async fn clean_up(&self, pipeline: Pipeline) {
+        // Asked while staging, so it is known.
+        let housing = self.room.housing.get().and_then(Option::as_ref);
+        pipeline.cleanup(&self.room.cleaner(&self.attempt, self.wanted.name(), housing)).await;
+    }
+
+    fn give_gpus(&mut self, slot: &Slot) {
+        match gpu::give(&mut self.creation.body, &self.image, &slot.gpus, &self.room.gpus) {
+            gpu::Given::AsAsked | gpu::Given::All => {}
+            gpu::Given::NoneHere => {
+                self.attempt
+                    .report()
+                    .warn("the image was made for GPUs and this host has none: it runs without");
+            }
         }
     }
 
-    async fn discard(self: Box<Self>) {}
-}
-
-impl StagedRun {
     /// Makes the container; an image that went since staging is fetched once more.
-    async fn create(&self) -> Result<super::container::Container, TaskError> {
+    async fn create(&self) -> Result<Container, TaskError> {
         let driver = &self.room.driver;
         let made = driver.create(&self.attempt, self.creation.clone(), self.afterwards).await;
         let refused = match made {
@@ -229,6 +338,6 @@ impl StagedRun {
         };
         describe_image(&self.attempt, &fetched?);
         let made = driver.create(&self.attempt, self.creation.clone(), self.afterwards).await;
-        made.map_err(|refused: CreateError| refused.into_task_error(self.wanted.name()))
+        made.map_err(|refused| refused.into_task_error(self.wanted.name()))
     }
 }

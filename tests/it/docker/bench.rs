@@ -6,12 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use longshore::cancel::CancelScope;
 use longshore::crew::Crew;
-use longshore::docker::{Address, DockerApi, DockerRun, Settings};
+use longshore::docker::{Address, DockerApi, DockerRun, Parts, Settings};
 use longshore::error::TaskError;
 use longshore::events::bus::Bus;
 use longshore::events::reporter::Reporter;
 use longshore::events::{Event, EventData, EventSink, LogStream, SinkError};
 use longshore::handler::{Attempt, FenceGate, Handler, Identity, Slot};
+use longshore::policy::{Policy, PolicySettings, Surroundings};
 use longshore::store::{Details, PhaseTimes};
 use longshore::task::{Arg, ArgMap, Fence, Task};
 use serde_json::{Value, json};
@@ -26,6 +27,8 @@ pub(super) struct Bench {
     pub(super) handler: DockerRun,
     pub(super) crew: Crew,
     pub(super) instance: String,
+    pub(super) work: tempfile::TempDir,
+    pub(super) engine: Arc<DockerApi>,
 }
 
 /// What came of one attempt.
@@ -50,14 +53,25 @@ pub(super) fn settings() -> Settings {
 impl Bench {
     /// With settings changed by `change`.
     pub(super) async fn with(change: impl FnOnce(&mut Settings)) -> Bench {
-        engine().await;
         let mut settings = settings();
         change(&mut settings);
+        let open = serde_json::from_value(json!({"profile": "open"})).expect("a profile");
+        Bench::under(settings, &open).await
+    }
+
+    /// With rules of its own.
+    pub(super) async fn under(settings: Settings, policy: &PolicySettings) -> Bench {
+        engine().await;
         let address = Address::read(&settings.host).expect("an address");
         let api = Arc::new(DockerApi::new(address, settings.client_timeout.get()));
         let crew = Crew::new();
-        let handler = DockerRun::new(settings, api, crew.clone()).expect("sound defaults");
-        Bench { handler, crew, instance: format!("test-{}", uuid::Uuid::now_v7()) }
+        let policy = Arc::new(Policy::new(policy, Surroundings::default()).expect("sound rules"));
+        let work = tempfile::tempdir().expect("a temporary folder can be made");
+        let pipeline = longshore::pipeline::Settings::new(work.path());
+        let handler =
+            DockerRun::new(settings, Parts { engine: api.clone(), policy, pipeline, crew: crew.clone() })
+                .expect("sound defaults");
+        Bench { handler, crew, instance: format!("test-{}", uuid::Uuid::now_v7()), work, engine: api }
     }
 
     /// With the settings of all.

@@ -2,4 +2,7 @@
 
 mod bench;
 mod endings;
+mod images;
 mod output;
+mod requests;
+mod streams;
