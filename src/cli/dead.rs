@@ -11,7 +11,10 @@ use super::redact::redacted;
 use super::submit::submit;
 use crate::broker::{Broker, DeadLetter, Submission, Submitted};
 use crate::store::ResultStore;
-use crate::task::{ContentType, Limits, Priority, QueueName, Task, TaskId, envelope};
+use crate::task::json::{self, Json};
+use crate::task::{
+    ContentType, Decoded, Limits, Priority, QueueName, RawMessage, Task, TaskId, envelope, message,
+};
 
 /// Look at dead letters, bring them back or remove them.
 #[derive(Debug, Subcommand)]
@@ -199,8 +202,18 @@ impl Requeue {
 }
 
 fn decoded(letter: &DeadLetter, limits: &Limits) -> Option<Task> {
-    let content_type = ContentType::detect(letter.content_type.as_deref(), &letter.body).ok()?;
-    envelope::decode(&letter.body, content_type, limits).ok()
+    let headers = serde_json::to_vec(&letter.headers).ok()?;
+    let mut message = RawMessage::new(letter.body.clone());
+    if let Json::Map(headers) = json::parse(&headers, limits).ok()? {
+        message.headers = headers;
+    }
+    message.content_type.clone_from(&letter.content_type);
+    message.content_encoding.clone_from(&letter.content_encoding);
+    message.queue = Some(letter.summary.queue.to_string());
+    match message::decode(&message, limits).ok()? {
+        Decoded::Task(task) => Some(task),
+        Decoded::Unknown(_) => None,
+    }
 }
 
 /// What cannot be read here goes back byte for byte: another worker may read it.

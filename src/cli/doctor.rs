@@ -174,8 +174,13 @@ async fn broker(context: &Context) -> Vec<Finding> {
         Err(error) => return vec![Finding::broken("broker", error.to_string(), remedy)],
     };
     let waits: u64 = queues.iter().map(|queue| queue.ready + queue.delayed).sum();
-    let seen =
-        format!("{}, {} queues, {waits} tasks wait, answered in {}", broker.name, queues.len(), ms(started));
+    let seen = format!(
+        "{}, {}, {} waiting, answered in {}",
+        broker.name,
+        counted(queues.len() as u64, "queue"),
+        counted(waits, "task"),
+        ms(started)
+    );
     let mut findings = vec![Finding::good("broker", seen)];
     for queue in queues.iter().filter(|queue| queue.intake == Intake::Paused) {
         let name = &queue.name;
@@ -186,7 +191,7 @@ async fn broker(context: &Context) -> Vec<Finding> {
         ));
     }
     for queue in queues.iter().filter(|queue| queue.dead > 0) {
-        let seen = format!("{} has {} dead letters", queue.name, queue.dead);
+        let seen = format!("{} has {}", queue.name, counted(queue.dead, "dead letter"));
         findings.push(Finding::doubtful("queue", seen, "longshore dead list tells why"));
     }
     findings.push(workers(&broker, waits).await);
@@ -241,6 +246,10 @@ fn bare(error: &CliError) -> String {
         CliError::Store(error) => error.to_string(),
         other => other.to_string(),
     }
+}
+
+fn counted(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 fn ms(since: Instant) -> String {

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 use figment::value::Value;
 use tracing_subscriber::EnvFilter;
@@ -17,6 +18,7 @@ use crate::config::{FileChoice, Flag, Sources};
 pub(crate) struct Global {
     /// Settings file instead of /etc/longshore.toml; empty: none
     #[arg(long, global = true, value_name = "FILE", env = "LONGSHORE_CONFIG", hide_env_values = true)]
+    #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) config: Option<PathBuf>,
     /// Address of a broker, such as sqlite:///srv/longshore.db; can be repeated for a worker
     #[arg(long, global = true, value_name = "URL")]

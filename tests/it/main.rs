@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in the functions that tests share")]
 
 mod brokers_start;
+mod cli;
 mod contract;
 mod corpus;
 mod docker;

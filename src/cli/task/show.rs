@@ -56,7 +56,10 @@ fn queued(message: &Waiting) -> Lines {
         ("priority", message.priority.get().to_string()),
         ("submitted", time(message.submitted)),
         ("not before", message.not_before.map(time).unwrap_or_default()),
-        ("before it", message.ahead.map(|ahead| ahead.to_string()).unwrap_or_default()),
+        (
+            "before it",
+            message.ahead.filter(|ahead| *ahead > 0).map(|ahead| ahead.to_string()).unwrap_or_default(),
+        ),
         (
             "leased",
             message
