@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::buffers::Buffers;
 use super::reader::{Ends, PipeReader, Ready};
 use super::source::Kind;
-use super::writer::{PipeWriter, Room};
+use super::writer::{PipeWriter, Room, end_every_reader};
 use super::{Sink, Source, StreamError};
 use crate::pipeline::fifo::{Fifo, PIPE_SIZE};
 
@@ -58,6 +58,10 @@ impl Sink for FifoSink {
         // Only now: after an error the container must not take what it got for the whole.
         self.writer = None;
         Ok(())
+    }
+
+    async fn afterwards(&mut self, gone: &CancellationToken) -> Result<(), StreamError> {
+        Ok(end_every_reader(&self.fifo, gone).await?)
     }
 }
 

@@ -48,6 +48,10 @@ pub trait Sink: Send {
     /// Takes everything up to the source's end and returns when it is where it belongs. A reader that stops early is
     /// no error. After an error the sink is kept until the container is gone. Dropping the future ends the stream.
     async fn take(&mut self, source: Source) -> Result<(), StreamError>;
+    /// What there is to do after a good end, until the container is gone.
+    async fn afterwards(&mut self, _gone: &CancellationToken) -> Result<(), StreamError> {
+        Ok(())
+    }
     /// SHA-256 of what was taken, where it cost nothing extra to know.
     fn sha256(&self) -> Option<String> {
         None
@@ -131,8 +135,10 @@ impl Conduit {
         let bytes = taken.load(Ordering::Relaxed);
         let told = StreamBytes { stream: name.clone(), bytes, sha256: sink.sha256() };
         around.report.describe(|details| details.streams.push(told));
-        if let (Ok(()), Some(fifo)) = (&result, late) {
-            result = nothing_follows(&name, &fifo, &around.gone).await;
+        if result.is_ok() {
+            let ending = async { sink.afterwards(&around.gone).await.map_err(|error| explain(&name, error)) };
+            let following = nothing_follows(&name, late.as_ref(), &around.gone);
+            result = tokio::try_join!(following, ending).map(|_| ());
         }
         if let Err(error) = result {
             // Nobody listens any more only when the attempt is over.
@@ -145,7 +151,8 @@ impl Conduit {
 
 /// Watches a pipe whose sink was ended. Without a reader a container that opened it again would wait for ever; what it
 /// writes then has nowhere to go.
-async fn nothing_follows(name: &str, fifo: &Fifo, gone: &CancellationToken) -> Result<(), TaskError> {
+async fn nothing_follows(name: &str, fifo: Option<&Fifo>, gone: &CancellationToken) -> Result<(), TaskError> {
+    let Some(fifo) = fifo else { return Ok(()) };
     let watched = async {
         let late = PipeReader::open(fifo, Ends::WithContainer, gone.clone())?;
         late.ready().await
@@ -195,3 +202,6 @@ impl ByteStream for Nothing {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests;

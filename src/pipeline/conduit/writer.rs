@@ -67,7 +67,7 @@ impl PipeWriter {
                 _ if gone => return Ok(Room::Closed),
                 State::Ready => return Ok(Room::Some),
                 State::Closed => tokio::select! {
-                    opened = next_opening(&mut self.openings) => opened?,
+                    opened = next(&mut self.openings, AddWatchFlags::IN_OPEN) => opened?,
                     () = self.gone.cancelled() => {}
                 },
                 State::Idle => tokio::select! {
@@ -97,7 +97,27 @@ impl PipeWriter {
     }
 }
 
-/// Tells who opens a FIFO.
+/// Gives everybody who opens `fifo` for reading an end at once, until the container is gone: without a writer their
+/// opening would wait for ever. Whoever reads now is left alone.
+pub(super) async fn end_every_reader(fifo: &Fifo, gone: &CancellationToken) -> io::Result<()> {
+    let mut closings = watch::readable(Openings(fifo.watch()?))?;
+    while !gone.is_cancelled() {
+        // Only a look: closed again at once, or whoever reads would take it for a writer that stays.
+        match fifo.writer().map(drop) {
+            Ok(()) => tokio::select! {
+                closed = next(&mut closings, AddWatchFlags::IN_CLOSE_NOWRITE) => closed?,
+                () = gone.cancelled() => {}
+            },
+            Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
+                PipeWriter::open(fifo, gone.clone())?.room().await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Tells who opens and closes a FIFO.
 struct Openings(Inotify);
 
 impl AsRawFd for Openings {
@@ -106,14 +126,12 @@ impl AsRawFd for Openings {
     }
 }
 
-/// Waits for somebody to open the FIFO, for whatever. Cancel-safe.
-async fn next_opening(openings: &mut AsyncFd<Openings>) -> io::Result<()> {
+/// Waits for somebody to do `what` with the FIFO. Cancel-safe.
+async fn next(openings: &mut AsyncFd<Openings>, what: AddWatchFlags) -> io::Result<()> {
     loop {
         let mut guard = openings.readable().await?;
         match guard.get_inner().0.read_events() {
-            Ok(events) if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_OPEN)) => {
-                return Ok(());
-            }
+            Ok(events) if events.iter().any(|event| event.mask.contains(what)) => return Ok(()),
             Ok(_) | Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => guard.clear_ready(),
             Err(error) => return Err(error.into()),
