@@ -96,8 +96,8 @@ impl Ledger {
     }
 
     /// Whether the attempt with this fence lives here.
-    pub fn is_live(&self, task: &str, fence: u64) -> bool {
-        self.lock().values().any(|entry| entry.live.task.as_str() == task && entry.live.fence.0 == fence)
+    pub fn is_live(&self, task: &TaskId, fence: Fence) -> bool {
+        self.lock().get(task).is_some_and(|entry| entry.live.fence == fence)
     }
 
     /// Cancels the live attempt of `task`. `false`: there is none here.

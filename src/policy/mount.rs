@@ -36,7 +36,7 @@ pub(super) enum Access {
 
 impl Root {
     /// The whole file system.
-    pub(super) fn whole() -> Self {
+    pub fn whole() -> Self {
         Self { path: PathBuf::from("/"), access: Access::Write }
     }
     /// The folder.

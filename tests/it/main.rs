@@ -11,6 +11,7 @@ mod docker;
 mod examples;
 mod executor;
 mod girder_starts;
+mod layering;
 mod pipeline;
 mod sqlite;
 mod support;

@@ -171,3 +171,32 @@ async fn a_lease_that_the_broker_gave_to_another_ends_the_attempt() {
     stop.cancel(CancelReason::Interrupted);
     running.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_worker_still_owed_is_told_by_the_next() {
+    use longshore::store::{Outcome, Record};
+    let rig = Rig::new().await;
+    let task = task(&[]);
+    let record = Record {
+        status: Status::Succeeded,
+        outcome: Some(Outcome::Succeeded),
+        fence: Fence(7),
+        attempts: 1,
+        source: Some(rig.broker.name.clone()),
+        owed: ["broker".to_owned(), "moody".to_owned()].into(),
+        last_event: 2,
+        lease_until: Some(jiff::Timestamp::now() - Duration::from_secs(1)),
+        ..Record::empty(&task)
+    };
+    rig.store.put(&record, Expected::Absent).await.unwrap();
+    let worker = rig.start("b", &Scripted::free(), settings(1));
+    rig.until(&task, "told everywhere", |record| record.owed.is_empty()).await;
+    assert_eq!(rig.told(&task).await, ["succeeded"]);
+    let told = rig.moody.told.lock().unwrap().clone();
+    assert_eq!(
+        (told.len(), told[0].fence, told[0].number),
+        (1, Fence(7), 2),
+        "the same event, not another one"
+    );
+    assert!(worker.drained().await);
+}

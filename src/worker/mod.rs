@@ -2,50 +2,36 @@
 //!
 //! [`serve`] is the worker that stays; [`run_once`] takes one task the same way through a broker in memory.
 
+pub mod handlers;
+pub mod instance;
+pub mod machine;
+
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use uuid::Uuid;
 
-use crate::broker::{self, Broker, BrokerError, BrokerUrl, Command, OpenOptions, Pool, Submission};
+use crate::broker::{self, Broker, BrokerError, BrokerUrl, Command, OpenOptions, Submission};
+use crate::cancel::{CancelReason, CancelScope};
 use crate::config::Settings;
-use crate::config::types::Resources;
 use crate::crew::Crew;
 use crate::events::reporter::LogLimits;
 use crate::events::subject::Subject;
 use crate::events::{Bus, Event, EventFilter, EventStart};
 use crate::executor::{self, Executor, Parts};
-use crate::handler::{Handler, Identity};
+use crate::handler::Identity;
 use crate::ledger::Ledger;
 use crate::lifecycle::{LifePhase, Lifecycle};
-use crate::ping::Ping;
+use crate::policy::mount::Root;
+use crate::policy::rules::BindsSettings;
 use crate::store::{self, Record, ResultStore, Retention, StoreError};
 use crate::task::{ContentType, IdError, Limits, QueueName, Task};
-use crate::units::Size;
 
-/// The task kinds, and how each is made.
-pub const HANDLERS: &[HandlerRow] = &[HandlerRow { kind: Ping::KIND, build: |_| Ok(Arc::new(Ping)) }];
+pub use handlers::{HANDLERS, Site};
 
-/// One task kind.
-pub struct HandlerRow {
-    /// The name that tasks call it by.
-    pub kind: &'static str,
-    /// Makes its handler.
-    pub build: fn(&Site) -> Result<Arc<dyn Handler>, WorkerError>,
-}
-
-/// What handlers are made from.
-pub struct Site {
-    /// The settings.
-    pub settings: Settings,
-    /// Owner of what they spawn.
-    pub crew: Crew,
-    /// What lives here.
-    pub ledger: Ledger,
-    /// Who this worker is.
-    pub identity: Identity,
-}
+use instance::InstanceLock;
 
 /// Why a worker could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -100,36 +86,43 @@ pub struct Worker {
     pub ledger: Ledger,
     executor: Executor,
     crew: Crew,
+    background: CancelScope,
+    _instance: InstanceLock,
 }
+
+/// How long what outlives the attempts may take.
+const SOON: Duration = Duration::from_secs(10);
 
 impl Worker {
     /// Opens everything and starts taking work.
     pub async fn start(settings: &Settings) -> Result<Self, WorkerError> {
-        let identity = identity(settings)?;
+        let (identity, lock) = instance::identity(settings)?;
         let options = open_options(settings, &identity)?;
         let mut sources = Vec::new();
         for address in &settings.brokers {
             sources.push(broker::open(&BrokerUrl::parse(address.expose())?, &options).await?);
         }
         let store = store::open(&BrokerUrl::parse(settings.store.expose())?, &options).await?;
-        Self::assemble(settings, (sources, store), identity, settings.worker.concurrency)
+        Self::assemble(settings, (sources, store), (identity, lock), settings.worker.concurrency)
     }
 
     fn assemble(
         settings: &Settings,
         (brokers, store): (Vec<Broker>, Arc<dyn ResultStore>),
-        identity: Identity,
+        (identity, instance): (Identity, InstanceLock),
         lanes: usize,
     ) -> Result<Self, WorkerError> {
         make_folder(&settings.work_dir)?;
         let crew = Crew::new();
         let ledger = Ledger::new();
         let lifecycle = Lifecycle::new();
+        let background = CancelScope::new();
         let site = Site {
             settings: settings.clone(),
             crew: crew.clone(),
             ledger: ledger.clone(),
             identity: identity.clone(),
+            background: background.clone(),
         };
         let handlers = HANDLERS.iter().map(|row| (row.build)(&site)).collect::<Result<_, _>>()?;
         let queues = queues(settings)?;
@@ -170,14 +163,17 @@ impl Worker {
             ledger,
             executor,
             crew,
+            background,
+            _instance: instance,
         })
     }
 
     /// Waits for its end; see [`Lifecycle`]. Whether everything it had was settled.
     pub async fn ended(self) -> bool {
         let settled = self.executor.ended().await;
-        // What is still told (events behind the last settlement) has little left to do.
-        let _ = self.crew;
+        self.background.cancel(CancelReason::Interrupted);
+        // Removals of containers that ended last, and events behind the last settlement.
+        self.crew.dismissed(SOON).await;
         settled
     }
 }
@@ -222,14 +218,20 @@ pub async fn run_once(
     mut watch: impl FnMut(&Event),
     interrupt: impl Future<Output = String>,
 ) -> Result<Record, WorkerError> {
-    let identity = identity(settings)?;
+    let (identity, instance) = instance::identity(settings)?;
     let mut settings = settings.clone();
+    // A person typed the mounts, so what may be mounted is what that person may do.
+    settings.policy.binds = Some(BindsSettings {
+        roots: Some(vec![Root::whole()]),
+        denied: Some(Vec::new()),
+        protect_worker: Some(false),
+    });
     settings.worker.queues = vec![task.queue.to_string()];
     let options = open_options(&settings, &identity)?;
     let url = BrokerUrl::parse(&format!("memory:{}", Uuid::now_v7()))?;
     let broker = broker::open(&url, &options).await?;
     let store = store::open(&url, &options).await?;
-    let worker = Worker::assemble(&settings, (vec![broker.clone()], store.clone()), identity, 1)?;
+    let worker = Worker::assemble(&settings, (vec![broker.clone()], store.clone()), (identity, instance), 1)?;
     let filter = EventFilter { task: Some(task.id.clone()), ..EventFilter::default() };
     let mut events = broker.topic.follow(filter, EventStart::Oldest).await?;
     broker.submit.submit(vec![Submission::of(&task, ContentType::Json, 0)]).await?;
@@ -257,38 +259,6 @@ pub async fn run_once(
     worker.ended().await;
     let record = store.load(&task.id).await?;
     record.map(|found| found.record).ok_or_else(|| WorkerError::NoRecord(task.id.to_string()))
-}
-
-/// Who this worker is. Its instance id is kept in the state folder, so that a restarted worker knows its own containers.
-pub fn identity(settings: &Settings) -> Result<Identity, WorkerError> {
-    make_folder(&settings.state_dir)?;
-    let path = settings.state_dir.join("instance");
-    let failed = |action, error: std::io::Error| WorkerError::Folder {
-        action,
-        path: path.display().to_string(),
-        reason: error.to_string(),
-    };
-    let instance = match std::fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => text.trim().to_owned(),
-        Ok(_) => new_instance(&path).map_err(|error| failed("write", error))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            new_instance(&path).map_err(|error| failed("write", error))?
-        }
-        Err(error) => return Err(failed("read", error)),
-    };
-    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
-    Ok(Identity {
-        worker: settings.worker.name.as_str().into(),
-        instance: instance.into(),
-        incarnation: Uuid::now_v7().to_string().into(),
-        host: host.into(),
-    })
-}
-
-fn new_instance(path: &Path) -> std::io::Result<String> {
-    let id = Uuid::now_v7().simple().to_string();
-    std::fs::write(path, &id)?;
-    Ok(id)
 }
 
 fn make_folder(path: &Path) -> Result<(), WorkerError> {
@@ -321,7 +291,7 @@ fn executor_settings(settings: &Settings, lanes: usize, queues: &[QueueName]) ->
     executor::Settings {
         lanes,
         staging_ahead: worker.staging_ahead,
-        pool: pool(&settings.resources),
+        pool: machine::pool(&settings.resources),
         rules: settings.rules.clone(),
         queues: queues.to_vec(),
         limits: Limits {
@@ -350,38 +320,5 @@ fn executor_settings(settings: &Settings, lanes: usize, queues: &[QueueName]) ->
         disk_high_water: worker.disk_high_water,
         drain_timeout: worker.drain_timeout.get(),
         stop_timeout: worker.stop_timeout.get(),
-    }
-}
-
-/// What tasks share: what the settings say, else the machine's.
-pub fn pool(resources: &Resources) -> Pool {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    #[expect(clippy::cast_precision_loss, reason = "no machine has that many processors")]
-    let cpus = if resources.cpus > 0.0 { resources.cpus } else { cpus as f64 };
-    let memory = if resources.memory == Size(0) { machine_memory() } else { resources.memory.bytes() };
-    Pool {
-        cpus,
-        memory,
-        gpus: resources.gpus.clone(),
-        platform: format!("linux/{}", docker_architecture()),
-        custom: resources.custom.clone(),
-    }
-}
-
-/// The machine's memory in bytes, as the kernel tells it; no bound where it does not.
-fn machine_memory() -> u64 {
-    let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kilobytes = told.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let number =
-        kilobytes.and_then(|rest| rest.trim().strip_suffix("kB")).and_then(|n| n.trim().parse::<u64>().ok());
-    number.map_or(u64::MAX, |kilobytes| kilobytes << 10)
-}
-
-/// The machine's architecture in Docker's words.
-fn docker_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }

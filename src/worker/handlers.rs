@@ -1,0 +1,111 @@
+//! The task kinds that a worker offers, and how each is made from the settings.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{WorkerError, machine};
+use crate::cancel::CancelScope;
+use crate::config::Settings;
+use crate::crew::Crew;
+use crate::docker::{Address, DockerApi, DockerRun, Parts};
+use crate::handler::{Handler, Identity};
+use crate::http;
+use crate::ledger::Ledger;
+use crate::ping::Ping;
+use crate::pipeline;
+use crate::pipeline::conduit::HostStreams;
+use crate::policy::{Machine, Policy, Surroundings};
+use crate::task::{Fence, QueueName, TaskId};
+use crate::units::Size;
+
+/// The task kinds by name.
+pub const HANDLERS: &[HandlerRow] = &[
+    HandlerRow { kind: Ping::KIND, build: |_| Ok(Arc::new(Ping)) },
+    HandlerRow { kind: DockerRun::KIND, build: docker_run },
+];
+
+/// One task kind.
+pub struct HandlerRow {
+    /// The name that tasks call it by.
+    pub kind: &'static str,
+    /// Makes its handler.
+    pub build: fn(&Site) -> Result<Arc<dyn Handler>, WorkerError>,
+}
+
+/// What handlers are made from.
+pub struct Site {
+    /// The settings.
+    pub settings: Settings,
+    /// Owner of what they spawn.
+    pub crew: Crew,
+    /// What lives here.
+    pub ledger: Ledger,
+    /// Who this worker is.
+    pub identity: Identity,
+    /// Ends when the worker has ended.
+    pub background: CancelScope,
+}
+
+fn docker_run(site: &Site) -> Result<Arc<dyn Handler>, WorkerError> {
+    let refused = |reason: String| WorkerError::Handler { kind: DockerRun::KIND, reason };
+    let docker = &site.settings.docker;
+    let address = Address::read(&docker.host).map_err(|error| refused(error.to_string()))?;
+    let policy = Arc::new(policy(&site.settings)?);
+    for warning in policy.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let parts = Parts {
+        engine: Arc::new(DockerApi::new(address, docker.client_timeout.get())),
+        pipeline: pipeline_settings(&site.settings, &policy),
+        policy,
+        crew: site.crew.clone(),
+    };
+    let handler = DockerRun::new(docker.clone(), parts).map_err(|error| refused(error.to_string()))?;
+    let reaper = handler.reaper(&site.identity.instance);
+    let (ledger, background) = (site.ledger.clone(), site.background.clone());
+    site.crew.spawn("reaper", async move {
+        let is_live = move |task: &TaskId, fence: Fence| ledger.is_live(task, fence);
+        tokio::select! {
+            cleared = reaper.clear(&is_live) => match cleared {
+                Ok(removed) if removed.is_empty() => {}
+                Ok(removed) => tracing::info!(?removed, "removed containers that an earlier process left"),
+                Err(error) => tracing::debug!(%error, "what an earlier process left could not be looked for"),
+            },
+            _ = background.canceled() => return,
+        }
+        reaper.watch(&is_live, &background).await;
+    });
+    Ok(Arc::new(handler))
+}
+
+/// The policy of a worker with `settings`.
+pub fn policy(settings: &Settings) -> Result<Policy, WorkerError> {
+    let mut protected: Vec<PathBuf> = vec![settings.state_dir.clone(), PathBuf::from("/var/run/docker.sock")];
+    if let Some(socket) = settings.docker.host.strip_prefix("unix://") {
+        protected.push(PathBuf::from(socket));
+    }
+    let surroundings = Surroundings {
+        machine: Machine { cpus: Some(machine::processors()), memory: machine::memory().map(Size) },
+        protected,
+        settings_file: PathBuf::from(crate::config::layers::USUAL_FILE),
+        ..Surroundings::default()
+    };
+    Policy::new(&settings.policy, surroundings)
+        .map_err(|error| WorkerError::Handler { kind: DockerRun::KIND, reason: error.to_string() })
+}
+
+fn pipeline_settings(settings: &Settings, policy: &Policy) -> pipeline::Settings {
+    let streams = &settings.streams;
+    let line_max = policy.rules(&QueueName::default()).progress_line_max;
+    pipeline::Settings {
+        linger: streams.linger.get(),
+        progress_line_max: usize::try_from(line_max.bytes()).unwrap_or(usize::MAX),
+        host: HostStreams::process(),
+        http: http::Timeouts {
+            connect: streams.connect_timeout.get(),
+            idle: streams.idle_timeout.get(),
+            total: Some(streams.total_timeout.get()).filter(|total| !total.is_zero()),
+        },
+        ..pipeline::Settings::new(settings.work_dir.clone())
+    }
+}
