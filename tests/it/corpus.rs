@@ -5,12 +5,16 @@
 mod compare;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use longshore::task::celery::{self, CeleryContext, Request};
 use longshore::task::envelope::{self, ContentType};
 use longshore::task::json::{self, Json};
 use longshore::task::message::decode;
 use longshore::task::{DecodeError, Decoded, Limits, RawMessage, Refusal, Task};
+
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 use compare::Comparison;
 
@@ -232,4 +236,43 @@ fn a_hooks_temporary_volume_is_the_bodys_one_with_the_same_settings() {
 #[test]
 fn job_options_and_protocol_one_read_as_these_envelopes() {
     insta::assert_snapshot!([envelope_of("g5_job_options"), envelope_of("celery57_v1_full")].join("\n"));
+}
+
+/// What the decoder says of a damaged message is not asked, only that it says something, and that a task is whole.
+fn stays_upright(message: &RawMessage) {
+    let limits = Limits::default();
+    let _ = celery::sender(message, &limits);
+    if let Ok(Decoded::Task(task)) = decode(message, &limits) {
+        let written = envelope::encode(&task, ContentType::Json);
+        assert_eq!(envelope::decode(&written, ContentType::Json, &Limits::default()).as_ref(), Ok(&task));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_damage_to_a_captured_message_makes_the_decoder_panic(
+        which in any::<Index>(),
+        edits in proptest::collection::vec((any::<Index>(), any::<Index>(), 0_usize..12), 1..6),
+    ) {
+        let cases = cases_once();
+        let mut message = which.get(cases).message.clone();
+        let mut body = message.body.to_vec();
+        for (at, from, length) in edits {
+            if body.is_empty() {
+                break;
+            }
+            // Pieces of the message itself make likelier JSON than random bytes do.
+            let at = at.index(body.len());
+            let from = from.index(body.len());
+            let piece = body[from..(from + length).min(body.len())].to_vec();
+            body.splice(at..(at + length / 2).min(body.len()), piece);
+        }
+        message.body = body.into();
+        stays_upright(&message);
+    }
+}
+
+fn cases_once() -> &'static [Case] {
+    static CASES: OnceLock<Vec<Case>> = OnceLock::new();
+    CASES.get_or_init(cases)
 }

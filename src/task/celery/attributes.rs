@@ -37,7 +37,9 @@ impl Reader<'_> {
             return Err(unusable(&path, self.document.kind(node), "must be a map of texts"));
         };
         let text = |node: &Node| {
-            self.document.python_str(node).map_err(|error| unusable(&path, String::new(), &error.to_string()))
+            let text = self.document.python_str(node);
+            text.map_err(|error| unusable(&path, String::new(), &error.to_string()))
+                .and_then(|text| self.counted(text, &path))
         };
         entries.iter().map(|(key, value)| Ok((text(key)?, Secret::new(text(value)?)))).collect()
     }
@@ -71,7 +73,7 @@ impl Reader<'_> {
             Node::Null => Ok(None),
             Node::Unresolved => Err(unresolved(&of.at(name))),
             node => match self.document.plain_text(node) {
-                Some(text) => Ok(Some(text)),
+                Some(text) => self.counted(text, of.path).map(Some),
                 None => Err(unusable(&of.at(name), self.document.kind(node), "must be a text")),
             },
         }

@@ -9,9 +9,9 @@
 
 use super::super::jsonpickle::{Node, Object};
 use super::Request;
-use super::value::{Reader, unusable};
+use super::value::{Budget, Reader, unusable};
 use super::volume::{Part, Volumes};
-use crate::task::envelope::{DecodeError, Limits};
+use crate::task::envelope::DecodeError;
 use crate::task::{Arg, ArgMap};
 
 /// How a task's arguments are read.
@@ -38,11 +38,11 @@ pub(super) fn arguments(
     request: &Request,
     callee: Callee,
     volumes: &mut Volumes,
-    limits: &Limits,
+    budget: &Budget,
 ) -> Result<ArgMap, DecodeError> {
     let document = &request.document;
     let mut call =
-        Call { given: named(request, callee)?, reader: Reader::new(document, volumes, Part::Body, limits) };
+        Call { given: named(request, callee)?, reader: Reader::new(document, volumes, Part::Body, budget) };
     let mut args = ArgMap::new();
     args.insert("image".to_owned(), call.image()?);
     args.insert("pull".to_owned(), call.pull());
@@ -179,7 +179,7 @@ impl<'a> Call<'a> {
                 for (n, item) in items.iter().enumerate() {
                     let path = format!("{path}[{n}]");
                     volumes.push(match item {
-                        Node::Text(text) => Arg::Text(text.clone()),
+                        item @ Node::Text(_) => self.reader.argument(item, &path)?,
                         item => self.reader.volume_argument(item, &path)?,
                     });
                 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::super::jsonpickle::{Document, Node, Object};
-use super::{Request, wrong};
+use super::{Request, compression, wrong};
 use crate::task::Task;
 use crate::task::envelope::{DecodeError, Limits};
 use crate::task::json::Json;
@@ -163,13 +163,20 @@ impl CeleryContext {
         serde_json::to_value(self).expect("invariant: text keys and numbers that were read from JSON")
     }
 
-    pub(super) fn read(request: &Request, message: &RawMessage) -> Result<Self, DecodeError> {
+    pub(super) fn read(
+        request: &Request,
+        message: &RawMessage,
+        limits: &Limits,
+    ) -> Result<Self, DecodeError> {
         let required = |name: &str| {
             required_text(request.field(name))
                 .ok_or_else(|| wrong(name, "is missing: Celery gives every message one"))
         };
         let part = |name: &str| request.document.get(&request.embed, name).unwrap_or(&Node::Null);
-        let signatures = |name: &str| signatures(&request.document, part(name), &format!("embed.{name}"));
+        // Each signature is written out in full, so what they share counts once for each.
+        let mut room = limits.max_bytes;
+        let mut signatures =
+            |name: &str| signatures(&request.document, part(name), &format!("embed.{name}"), &mut room);
         let chord = signatures("chord")?;
         if chord.len() > 1 {
             return Err(wrong("embed.chord", "must be one signature"));
@@ -192,7 +199,8 @@ impl CeleryContext {
         if message.header("task").is_some() {
             return Some(Self::facts(message, 2, &|name| message.header(name), false));
         }
-        let body = crate::task::json::parse(&message.body, limits).ok()?;
+        let bytes = compression::expand(&message.body, message.header("compression"), limits).ok()?;
+        let body = crate::task::json::parse(&bytes, limits).ok()?;
         body.get("task").and_then(Json::text)?;
         let field = |name: &str| body.get(name).filter(|json| !json.is_null());
         Some(Self::facts(message, 1, &field, body.get("taskset").is_some()))
@@ -278,18 +286,29 @@ fn time_limit(json: Option<&Json>) -> Result<TimeLimit, DecodeError> {
 }
 
 /// Null, one signature or a list of them. Each is a map, or a map's subclass under girder_io.
-fn signatures(document: &Document, node: &Node, path: &str) -> Result<Vec<Signature>, DecodeError> {
-    if node.is_null() {
-        return Ok(Vec::new());
+fn signatures(
+    document: &Document,
+    node: &Node,
+    path: &str,
+    room: &mut usize,
+) -> Result<Vec<Signature>, DecodeError> {
+    let items = match document.items(node) {
+        Some(items) => items,
+        None if node.is_null() => &[],
+        None => std::slice::from_ref(node),
+    };
+    let mut signatures = Vec::with_capacity(items.len());
+    for (n, item) in items.iter().enumerate() {
+        let path = format!("{path}[{n}]");
+        let read = signature(document, item, &path)?;
+        *room = room.checked_sub(read.document.len()).ok_or_else(|| DecodeError::Unusable {
+            path,
+            value: String::new(),
+            reason: "the signatures are together larger than a message may be".to_owned(),
+        })?;
+        signatures.push(read);
     }
-    match document.items(node) {
-        Some(items) => items
-            .iter()
-            .enumerate()
-            .map(|(n, item)| signature(document, item, &format!("{path}[{n}]")))
-            .collect(),
-        None => signature(document, node, path).map(|signature| vec![signature]),
-    }
+    Ok(signatures)
 }
 
 fn signature(document: &Document, node: &Node, path: &str) -> Result<Signature, DecodeError> {

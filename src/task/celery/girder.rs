@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::jsonpickle::{self, KeyText, Rules};
-use super::value::Reader;
+use super::value::{Budget, Reader};
 use super::volume::{Part, Volumes};
 use super::wrong;
 use crate::task::envelope::{DecodeError, Limits};
@@ -31,12 +31,13 @@ pub(super) fn context(message: &RawMessage) -> Result<Option<GirderContext>, Dec
 pub(super) fn hooks(
     message: &RawMessage,
     volumes: &mut Volumes,
+    budget: &Budget,
     limits: &Limits,
 ) -> Result<Vec<TransformSpec>, DecodeError> {
     let documents = hook_documents(message, limits)?;
     let mut hooks = Vec::with_capacity(documents.len());
     for (n, document) in documents.iter().enumerate() {
-        let mut reader = Reader::new(document, volumes, Part::Hook, limits);
+        let mut reader = Reader::new(document, volumes, Part::Hook, budget);
         hooks.push(reader.transform(&document.root, &format!("girder_result_hooks[{n}]"))?);
     }
     Ok(hooks)

@@ -49,10 +49,11 @@ pub fn decode(message: &RawMessage, limits: &Limits) -> Result<Decoded, DecodeEr
     if let Some(unknown) = unknown(request.field("task"), request.field("id")) {
         return Ok(Decoded::Unknown(unknown));
     }
-    let context = CeleryContext::read(&request, message)?;
+    let context = CeleryContext::read(&request, message, limits)?;
     let callee = callee(&context.task).ok_or_else(|| wrong("task", "must name a task"))?;
     let mut volumes = volume::Volumes::default();
-    let args = call::arguments(&request, callee, &mut volumes, limits)?;
+    let budget = value::Budget::new(limits);
+    let args = call::arguments(&request, callee, &mut volumes, &budget)?;
     let mut task = Task::new("docker_run", args);
     task.id = TaskId::new(context.id.clone()).map_err(|error| wrong("id", &error.to_string()))?;
     if let Some(queue) = message.queue.as_deref().and_then(|queue| QueueName::new(queue).ok()) {
@@ -60,7 +61,7 @@ pub fn decode(message: &RawMessage, limits: &Limits) -> Result<Decoded, DecodeEr
     }
     task.priority = priority(message);
     task.generation = Generation(context.retries);
-    task.result_hooks = girder::hooks(message, &mut volumes, limits)?;
+    task.result_hooks = girder::hooks(message, &mut volumes, &budget, limits)?;
     task.girder = girder::context(message)?;
     task.not_before = time(&request, "eta")?;
     task.expires = time(&request, "expires")?;

@@ -386,7 +386,22 @@ fn a_small_message_that_unfolds_without_end_is_refused() {
     }
     let (refused, text) = refusal(&format!(r#"{{"labels": {labels}]}}"#));
     assert_eq!(refused, Refusal::Unusable);
-    assert!(text.contains("unfolds to more than"), "{text}");
+    assert!(text.contains("unfolds to more than 250000 values"), "{text}");
+    let mut deep = "[]".to_owned();
+    for _ in 0..59 {
+        deep = format!("[{deep}]");
+    }
+    assert!(refusal(&format!(r#"{{"labels": {deep}}}"#)).1.contains("nested deeper than 56 levels"));
+    let shared = format!(r#"[["{}"]{}]"#, "x".repeat(100_000), r#", {"py/id": 4}"#.repeat(60));
+    for name in ["labels", "container_args"] {
+        let (refused, text) = refusal(&format!(r#"{{"{name}": {shared}}}"#));
+        assert_eq!(refused, Refusal::Unusable);
+        assert!(text.contains("unfolds to more than 4194304 bytes"), "{text}");
+    }
+    let next = format!(r#"{{"task": "a", "kwargs": {{"x": "{}"}}}}"#, "x".repeat(100_000));
+    let body = format!(r#"[["i"], {{}}, {{"chain": [{next}{}]}}]"#, r#", {"py/id": 5}"#.repeat(60));
+    let error = task_of(&message(DOCKER_RUN, &json!({}), &body)).unwrap_err().to_string();
+    assert!(error.contains("together larger"), "{error}");
 }
 
 /// Values that steer the reader into every branch.

@@ -3,6 +3,7 @@
 //! What JSON cannot hold becomes the text that Python's `str` gives, because that is what a container argument or an
 //! environment variable would have become; what has no such text is refused, with its place and its class.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use super::super::jsonpickle::{Document, Node, Object};
@@ -11,6 +12,24 @@ use crate::task::envelope::{DecodeError, Limits};
 use crate::task::transform::nearest;
 use crate::task::{Arg, ArgMap, TransformSpec};
 
+/// What the values of one message may still unfold to: shared ones are written out at each mention.
+pub(super) struct Budget {
+    values: Cell<usize>,
+    bytes: Cell<usize>,
+    limits: Limits,
+}
+
+impl Budget {
+    /// As much as a message may hold that shares nothing.
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self { values: Cell::new(limits.max_nodes), bytes: Cell::new(limits.max_bytes), limits: *limits }
+    }
+    /// Lists, maps and transforms inside each other; the envelope around the arguments needs some levels, too.
+    fn depth(&self) -> usize {
+        self.limits.max_depth.saturating_sub(8)
+    }
+}
+
 /// Reads the values of one document.
 pub(super) struct Reader<'a> {
     pub(super) document: &'a Document,
@@ -18,9 +37,7 @@ pub(super) struct Reader<'a> {
     pub(super) part: Part,
     /// The objects being read: one met again refers to itself.
     pub(super) open: Vec<usize>,
-    /// Shared values are written out at each mention, so what they unfold to is bounded.
-    nodes: usize,
-    limits: &'a Limits,
+    budget: &'a Budget,
 }
 
 impl<'a> Reader<'a> {
@@ -28,9 +45,9 @@ impl<'a> Reader<'a> {
         document: &'a Document,
         volumes: &'a mut Volumes,
         part: Part,
-        limits: &'a Limits,
+        budget: &'a Budget,
     ) -> Self {
-        Self { document, volumes, part, open: Vec::new(), nodes: limits.max_nodes, limits }
+        Self { document, volumes, part, open: Vec::new(), budget }
     }
 
     /// One element of `container_args`: lists and maps become text at once, unless transforms stand in them.
@@ -46,7 +63,7 @@ impl<'a> Reader<'a> {
             && !holds_instance(self.document, node, &mut HashSet::new())
             && let Ok(text) = self.document.python_str(node)
         {
-            return Ok(Arg::Text(text));
+            return self.counted(text, path).map(Arg::Text);
         }
         self.argument(node, path)
     }
@@ -58,13 +75,17 @@ impl<'a> Reader<'a> {
             Node::Null => Ok(Arg::Null),
             Node::Bool(truth) => Ok(Arg::Bool(*truth)),
             Node::Number(number) => Ok(Arg::Number(number.clone())),
-            Node::Text(text) => Ok(Arg::Text(text.clone())),
+            Node::Text(text) => {
+                self.fits(text.len(), path)?;
+                Ok(Arg::Text(text.clone()))
+            }
             Node::Tuple(items) | Node::Set(items) => self.list(items, path),
             Node::BigInteger(_) | Node::NonFinite(_) | Node::Bytes(_) => self
                 .document
                 .python_str(node)
-                .map(Arg::Text)
-                .map_err(|error| unusable(path, String::new(), &error.to_string())),
+                .map_err(|error| unusable(path, String::new(), &error.to_string()))
+                .and_then(|text| self.counted(text, path))
+                .map(Arg::Text),
             Node::Surrogates(units) => Err(unusable(
                 path,
                 format!("{:?}", String::from_utf16_lossy(units)),
@@ -113,7 +134,7 @@ impl<'a> Reader<'a> {
             | Object::ObjectId(_)
             | Object::Uuid(_)
             | Object::Pattern(_) => match document.plain_text(node) {
-                Some(text) => Arg::Text(text),
+                Some(text) => Arg::Text(self.counted(text, path)?),
                 None => {
                     return Err(unusable(path, document.kind(node), "cannot be an argument: send a text"));
                 }
@@ -140,6 +161,7 @@ impl<'a> Reader<'a> {
                 .document
                 .python_str(key)
                 .map_err(|error| unusable(path, String::new(), &format!("a key of the map: {error}")))?;
+            self.fits(key.len(), path)?;
             if key == "$" {
                 return Err(unusable(
                     path,
@@ -159,7 +181,7 @@ impl<'a> Reader<'a> {
     fn reduced(&mut self, parts: &[Node], node: &Node, path: &str) -> Result<Arg, DecodeError> {
         let document = self.document;
         if let Some(text) = document.plain_text(node) {
-            return Ok(Arg::Text(text));
+            return self.counted(text, path).map(Arg::Text);
         }
         match (document.construction(parts), parts) {
             (Some(("collections.OrderedDict" | "collections.defaultdict", _)), [_, _, rest @ ..]) => {
@@ -183,15 +205,33 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn count(&mut self, path: &str) -> Result<(), DecodeError> {
-        if self.open.len() > self.limits.max_depth {
-            let reason = format!("nested deeper than {} levels, references followed", self.limits.max_depth);
+    /// Takes the room of a text.
+    fn fits(&self, bytes: usize, path: &str) -> Result<(), DecodeError> {
+        let left = self.budget.bytes.get().checked_sub(bytes);
+        self.budget.bytes.set(left.ok_or_else(|| {
+            let reason = format!("unfolds to more than {} bytes of text", self.budget.limits.max_bytes);
+            unusable(path, String::new(), &reason)
+        })?);
+        Ok(())
+    }
+
+    /// A text whose room was taken.
+    pub(super) fn counted(&self, text: String, path: &str) -> Result<String, DecodeError> {
+        self.fits(text.len(), path).map(|()| text)
+    }
+
+    /// Takes the room of a value.
+    pub(super) fn count(&self, path: &str) -> Result<(), DecodeError> {
+        let most = self.budget.depth();
+        if self.open.len() > most {
+            let reason = format!("nested deeper than {most} levels, references followed");
             return Err(unusable(path, String::new(), &reason));
         }
-        self.nodes = self.nodes.checked_sub(1).ok_or_else(|| {
-            let reason = format!("unfolds to more than {} values", self.limits.max_nodes);
+        let left = self.budget.values.get().checked_sub(1);
+        self.budget.values.set(left.ok_or_else(|| {
+            let reason = format!("unfolds to more than {} values", self.budget.limits.max_nodes);
             unusable(path, String::new(), &reason)
-        })?;
+        })?);
         Ok(())
     }
 }
