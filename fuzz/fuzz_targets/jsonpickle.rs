@@ -1,0 +1,21 @@
+//! Any JSON, as a jsonpickle document: nothing panics, and what was written anew reads the same.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use longshore::task::jsonpickle::{KeyOrder, KeyText, Rules, decode, encode};
+use longshore::task::{Limits, json};
+
+fuzz_target!(|data: &[u8]| {
+    let limits = Limits { max_bytes: 1 << 20, ..Limits::default() };
+    let Ok(value) = json::parse(data, &limits) else { return };
+    for order in [KeyOrder::Kept, KeyOrder::Lost] {
+        let rules = Rules { order, keys: KeyText::Document };
+        let Ok(document) = decode(&value, rules, "body", &limits) else { continue };
+        let text = document.python_str(&document.root);
+        let Ok(written) = encode(&document, &document.root) else { continue };
+        let room = Limits { max_depth: 512, ..limits };
+        let again = decode(&written, rules, "body", &room).expect("what was written is read");
+        assert_eq!(text, again.python_str(&again.root));
+    }
+});
