@@ -41,7 +41,13 @@ pub(super) async fn fetch(context: Arc<Context>, source: Arc<SourceRuntime>, sha
     let lifecycle = context.lifecycle.clone();
     // Members are awaited by the executor's end: an attempt is over when its future is.
     let roads = tokio_util::task::TaskTracker::new();
-    while lifecycle.phase() == LifePhase::Running {
+    loop {
+        // Waited for at the top: a pause may come before the first fetch.
+        tokio::select! {
+            biased;
+            () = lifecycle.reached(LifePhase::Draining) => break,
+            () = lifecycle.running() => {}
+        }
         let stop = CancelScope::new();
         let draining = async {
             lifecycle.reached(LifePhase::Paused).await;
@@ -53,10 +59,6 @@ pub(super) async fn fetch(context: Arc<Context>, source: Arc<SourceRuntime>, sha
             }
         };
         tokio::join!(draining, fetching);
-        tokio::select! {
-            () = lifecycle.running() => {}
-            () = lifecycle.reached(LifePhase::Draining) => {}
-        }
     }
     roads.close();
     roads.wait().await;

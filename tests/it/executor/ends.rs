@@ -142,6 +142,22 @@ async fn what_runs_too_long_into_a_drain_is_interrupted_and_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_is_paused_before_its_first_fetch_works_when_it_is_resumed() {
+    let rig = Rig::new().await;
+    let script = Scripted::free();
+    let worker = rig.start("a", &script, settings(1));
+    // Nothing that was started has had its turn yet.
+    worker.lifecycle.advance(LifePhase::Paused);
+    let task = task(&[]);
+    rig.submit(&task).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(script.count("stage"), 0);
+    worker.lifecycle.resume();
+    rig.finished(&task).await;
+    assert!(worker.drained().await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_paused_worker_takes_nothing_until_it_is_resumed() {
     let rig = Rig::new().await;
     let script = Scripted::free();
