@@ -1,8 +1,8 @@
 # Everything a person does here by hand. `make` lists it. CARGO_TARGET_DIR is honoured throughout.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt
+.PHONY: help demo test bench lint fmt
 
-shell_scripts := scripts/* .ci/run tests/it/support/rabbitmq-node tests/it/support/shared-server tests/peer/girder/install tests/peer/girder/start
+shell_scripts := scripts/* .ci/run tests/it/support/rabbitmq-node tests/it/support/shared-server tests/peer/girder/install tests/peer/girder/start bench/peers/install bench/peers/leash
 nextest_profile := $(if $(CI),ci,default)
 
 help: ## list the targets
@@ -18,6 +18,12 @@ demo: ## install what is missing, build, and run a container task through the qu
 test: ## install what the tests need and run all of them on real servers
 	@scripts/test-servers
 	cargo nextest run --profile $(nextest_profile)
+
+bench: ## measure against the machine's limits and the Python worker; bench/README.md tells how to read it
+	@scripts/c-compiler
+	@scripts/docker-engine
+	@scripts/busybox-image
+	cargo bench --bench figures
 
 lint: ## formatting, clippy, shellcheck and cargo-deny (the last two where they are installed)
 	cargo fmt --check

@@ -1,0 +1,103 @@
+//! Processes as the kernel sees them, and children that end with the bench.
+
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use super::Outcome;
+
+/// A program that ends with this value, however that ends: see `peers/leash`.
+pub(crate) struct Leashed {
+    child: Child,
+    input: Option<ChildStdin>,
+}
+
+impl Leashed {
+    /// Starts `command`; what it prints goes to the file `log`.
+    pub(crate) fn start(command: &Command, log: &Path) -> Outcome<Self> {
+        let output = std::fs::File::create(log)?;
+        let mut leash = Command::new(super::peer::script("leash"));
+        leash.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => leash.env(name, value),
+                None => leash.env_remove(name),
+            };
+        }
+        if let Some(folder) = command.get_current_dir() {
+            leash.current_dir(folder);
+        }
+        // A process group of its own: an interrupt at the terminal must not end the leash before what it holds.
+        std::os::unix::process::CommandExt::process_group(&mut leash, 0);
+        leash.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output);
+        let mut child = leash.spawn()?;
+        let input = child.stdin.take();
+        Ok(Self { child, input })
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> Outcome<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// The ids of all that it started and that live.
+    pub(crate) fn members(&self) -> Vec<u32> {
+        let parents: Vec<(u32, u32)> =
+            all().filter_map(|process| Some((process, parent_of(process)?))).collect();
+        let mut members = vec![self.child.id()];
+        let mut seen = 0;
+        while seen < members.len() {
+            let of = members[seen];
+            members.extend(parents.iter().filter(|(_, parent)| *parent == of).map(|(process, _)| *process));
+            seen += 1;
+        }
+        members.remove(0);
+        members
+    }
+}
+
+impl Drop for Leashed {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        // The leash kills what it holds; nothing is left to be told.
+        let _ = self.child.wait();
+    }
+}
+
+fn all() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn parent_of(process: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name is in brackets and may hold anything; state and parent follow it.
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
+/// The program and its arguments.
+pub(crate) fn command_line(process: u32) -> String {
+    let told = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&told).replace('\0', " ")
+}
+
+/// Resident memory in KiB.
+pub(crate) fn resident(process: u32) -> Outcome<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    field(&status, "VmRSS:").ok_or_else(|| format!("/proc/{process}/status has no VmRSS").into())
+}
+
+/// How often its threads went to sleep of their own accord so far: each time something had woken them.
+pub(crate) fn wakeups(process: u32) -> Outcome<f64> {
+    let mut sum = 0.0;
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        // A thread may end while we look.
+        let status = std::fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+        sum += field(&status, "voluntary_ctxt_switches:").unwrap_or(0.0);
+    }
+    Ok(sum)
+}
+
+fn field(status: &str, name: &str) -> Option<f64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+    value.split_whitespace().next()?.parse().ok()
+}
