@@ -52,7 +52,8 @@ type Stream = BoxStream<'static, Result<Output, EngineError>>;
 type Pump = JoinHandle<(Outlet, Result<(), EngineError>)>;
 
 impl Driver {
-    /// Makes the container. The error may be worth another try with the image pulled: see [`CreateError`].
+    /// Makes the container. The error may be worth another try with the image pulled: see [`CreateError`]. A creation
+    /// that is still under way when the scope ends comes to its end behind the attempt's back and is removed.
     pub(super) async fn create(
         &self,
         attempt: &Attempt,
@@ -60,7 +61,21 @@ impl Driver {
         afterwards: Afterwards,
     ) -> Result<Container, CreateError> {
         let marks = (attempt.fence(), afterwards);
-        let (container, warnings) = Container::create(&self.engine, &self.remover, creation, marks).await?;
+        let (engine, remover) = (self.engine.clone(), self.remover.clone());
+        let making = self.crew.spawn("create container", async move {
+            Container::create(&engine, &remover, creation, marks).await
+        });
+        let made = tokio::select! {
+            made = making => made,
+            reason = attempt.scope().canceled() => return Err(CreateError::Task(error::ended(&reason))),
+        };
+        let failed = |_| {
+            CreateError::Task(TaskError::retryable(
+                "create_failed",
+                "the worker failed to make the container",
+            ))
+        };
+        let (container, warnings) = made.map_err(failed)??;
         for warning in warnings {
             attempt.report().warn(warning);
         }
@@ -99,8 +114,15 @@ impl Driver {
         if let Some(reason) = attempt.scope().reason() {
             return Err(error::ended(&reason));
         }
-        let output = container.attach().await.map_err(|failed| error::engine(&failed))?;
-        container.start().await.map_err(|failed| error::start(&failed, argv))?;
+        let begin = async {
+            let output = container.attach().await.map_err(|failed| error::engine(&failed))?;
+            container.start().await.map_err(|failed| error::start(&failed, argv))?;
+            Ok(output)
+        };
+        let output = tokio::select! {
+            begun = begin => begun?,
+            reason = attempt.scope().canceled() => return Err(error::ended(&reason)),
+        };
         attempt.report().reached(Phase::Started);
         attempt.report().running(Some(container.id()));
         Ok(output)

@@ -13,6 +13,8 @@ mod credentials;
 mod drive;
 pub mod engine;
 mod error;
+#[cfg(test)]
+mod faults;
 pub mod gpu;
 mod image;
 mod judge;

@@ -198,7 +198,9 @@ impl Origin<'_> {
         let granted = self.judge(&body, plan, self.network.filter(|_| joins_ours))?;
         let name = labels::name(&task.id, self.attempt.fence());
         let creation = Creation { name, platform, body };
-        Ok(Granted { creation, mounts: granted.mounts, audited: granted.audited })
+        // What the worker made lies where nobody else can swap it, and a look at each container would cost a call.
+        let mounts = granted.mounts.into_iter().filter(|mount| !plan.made.contains(&mount.source)).collect();
+        Ok(Granted { creation, mounts, audited: granted.audited })
     }
 
     /// The engine's own log would grow without bound.
