@@ -11,6 +11,9 @@ use serde_json::json;
 use super::context::Context;
 use super::error::CliError;
 use crate::broker::{Broker, Intake};
+use crate::docker::engine::Survey;
+use crate::docker::{Address, DockerApi};
+use crate::worker;
 
 /// Look for what is missing: engine, disk, broker, store, policy, clock.
 #[derive(Debug, Args)]
@@ -65,6 +68,10 @@ impl Doctor {
         let mut findings = vec![settings(context)];
         findings.extend(folders(context));
         findings.push(clock());
+        findings.extend(policy(context));
+        if !self.quick {
+            findings.push(engine(context).await);
+        }
         findings.extend(broker(context).await);
         findings.push(store(context).await);
         let broken = findings.iter().filter(|finding| finding.health == Health::Broken).count();
@@ -159,6 +166,48 @@ fn clock() -> Finding {
         Finding::broken("clock", format!("{now} is in the past"), "set the clock, and keep it with NTP")
     } else {
         Finding::good("clock", super::output::time(now))
+    }
+}
+
+fn policy(context: &Context) -> Vec<Finding> {
+    let policy = match worker::handlers::policy(context.settings()) {
+        Ok(policy) => policy,
+        Err(error) => {
+            return vec![Finding::broken("policy", error.to_string(), "correct the settings of policy")];
+        }
+    };
+    let warnings = policy.warnings();
+    if warnings.is_empty() {
+        let profile = context.settings().policy.profile.unwrap_or_default();
+        let name = serde_json::to_value(profile).unwrap_or_default();
+        return vec![Finding::good("policy", format!("profile {}", name.as_str().unwrap_or_default()))];
+    }
+    let remedy =
+        "set policy.profile and policy.mode as they are meant; longshore policy show lists the rules";
+    warnings.into_iter().map(|warning| Finding::doubtful("policy", warning, remedy)).collect()
+}
+
+/// The longest that the engine may take to say its version.
+const ENGINE_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+async fn engine(context: &Context) -> Finding {
+    let started = Instant::now();
+    let remedy =
+        "start Docker or Podman, let this user use its socket, or name it with docker.host or DOCKER_HOST";
+    let docker = &context.settings().docker;
+    let address = match Address::read(&docker.host) {
+        Ok(address) => address,
+        Err(error) => {
+            return Finding::broken("engine", error.to_string(), "correct docker.host or DOCKER_HOST");
+        }
+    };
+    let engine = DockerApi::new(address, docker.client_timeout.get().min(ENGINE_ANSWERS_WITHIN));
+    match engine.version().await {
+        Ok(version) => Finding::good(
+            "engine",
+            format!("{}, version {version}, answered in {}", engine.address(), ms(started)),
+        ),
+        Err(error) => Finding::broken("engine", error.to_string(), remedy),
     }
 }
 

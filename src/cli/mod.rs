@@ -7,6 +7,7 @@ mod context;
 mod error;
 mod global;
 mod output;
+mod policy;
 mod progress;
 mod request;
 mod run;
@@ -69,6 +70,8 @@ enum Command {
     #[command(subcommand)]
     Dead(dead::DeadCommand),
     Decode(decode::Decode),
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     Doctor(doctor::Doctor),
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -130,6 +133,7 @@ impl Command {
             Self::Queue(command) => command.run(context).await,
             Self::Dead(command) => command.run(context).await,
             Self::Decode(decode) => decode.run(context),
+            Self::Policy(command) => command.run(context),
             Self::Doctor(doctor) => doctor.run(context).await,
             Self::Config(command) => command.run(context),
             Self::Schema(schema) => schema.run(context.output),

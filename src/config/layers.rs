@@ -6,6 +6,7 @@ use figment::error::{Actual, Kind};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
+use super::bounds::BOUNDS;
 use super::file::File;
 use super::problem::{ConfigError, Near, Problem};
 use super::types::Settings;
@@ -72,9 +73,11 @@ pub struct Loaded {
     pub(super) figment: Figment,
 }
 
+/// A variable of every process, below the file: who sets a folder there means longshore.
+const AMBIENT: &[(&str, &str)] = &[("TMPDIR", "work_dir")];
+
 /// Variables that other programs read too, and what they set here.
 const SHARED: &[(&str, &str)] = &[
-    ("TMPDIR", "work_dir"),
     ("DOCKER_HOST", "docker.host"),
     ("DOCKER_CLIENT_TIMEOUT", "docker.client_timeout"),
     ("DOCKER_CONFIG", "docker.config_dir"),
@@ -91,8 +94,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         figment: Figment::from(Layer { name: "default".to_owned(), values: template.values() }),
         problems: Vec::new(),
     };
-    stack.shared_variables(sources, &template);
+    stack.shared_variables(AMBIENT, sources, &template);
     let file = stack.file(&sources.file);
+    stack.shared_variables(SHARED, sources, &template);
+    stack.run_options(sources);
     stack.own_variables(sources, &template);
     stack.flags(&sources.flags);
     let mut settings: Settings = stack.figment.extract().map_err(|error| {
@@ -101,13 +106,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         let file = template.path.clone();
         ConfigError { problems: vec![Problem::Value { file, line: template.line(&error.path), key, reason }] }
     })?;
+    stack.bounds(&settings, file.as_ref());
     if stack.problems.is_empty()
         && let Err(problem) = places::resolve(&mut settings, sources)
     {
         stack.problems.push(problem);
     }
     if stack.problems.is_empty() {
-        Ok(Loaded { settings, file, figment: stack.figment })
+        Ok(Loaded { settings, file: file.map(|file| file.path), figment: stack.figment })
     } else {
         Err(ConfigError { problems: stack.problems })
     }
@@ -120,13 +126,16 @@ struct Stack {
 }
 
 impl Stack {
-    fn shared_variables(&mut self, sources: &Sources, template: &File) {
-        for (name, key) in SHARED {
+    fn shared_variables(&mut self, names: &[(&str, &str)], sources: &Sources, template: &File) {
+        for (name, key) in names {
             if let Some(text) = sources.variable(name).filter(|text| !text.is_empty()) {
                 let path: Vec<String> = key.split('.').map(str::to_owned).collect();
                 self.variable(name, &path, text, &template.values());
             }
         }
+    }
+
+    fn run_options(&mut self, sources: &Sources) {
         let (name, key) = RUN_OPTIONS;
         if let Some(text) = sources.variable(name).filter(|text| !text.trim().is_empty()) {
             let read = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text)
@@ -182,7 +191,7 @@ impl Stack {
         }
     }
 
-    fn file(&mut self, choice: &FileChoice) -> Option<PathBuf> {
+    fn file(&mut self, choice: &FileChoice) -> Option<File> {
         let path = match choice {
             FileChoice::None => return None,
             FileChoice::Named(path) => path.as_path(),
@@ -200,10 +209,30 @@ impl Stack {
             }
         };
         match File::parse(path, text) {
-            Ok(file) => self.document(&file),
-            Err(problem) => self.problems.push(problem),
+            Ok(file) => {
+                self.document(&file);
+                Some(file)
+            }
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
         }
-        Some(path.to_owned())
+    }
+
+    /// Tells values that no worker could work with, each with where it was set.
+    fn bounds(&mut self, settings: &Settings, file: Option<&File>) {
+        for bound in BOUNDS.iter().filter(|bound| !(bound.holds)(settings)) {
+            let origin = self.figment.find_metadata(bound.key).map_or("default", |from| from.name.as_ref());
+            let place = match file.filter(|file| file.path.display().to_string() == origin) {
+                Some(file) => {
+                    let path: Vec<String> = bound.key.split('.').map(str::to_owned).collect();
+                    format!("{origin}:{}", file.line(&path))
+                }
+                None => origin.to_owned(),
+            };
+            self.problems.push(Problem::Bound { place, key: bound.key, wants: bound.wants });
+        }
     }
 
     /// Adds a document; every key that is refused is told, taken out, and the rest read again.

@@ -139,3 +139,34 @@ fn wrong_variables_are_told_by_name_with_the_nearest_one() {
     .unwrap_err();
     insta::assert_snapshot!(error.to_string());
 }
+
+#[test]
+fn values_that_no_worker_could_work_with_are_told_with_their_place() {
+    let (folder, mut sources) = with_file("[worker]\nlease = \"0s\"\npoison_limit = 0\nqueues = []\n");
+    sources.environment = vec![("LONGSHORE_WORKER__DISK_HIGH_WATER".to_owned(), "80".to_owned())];
+    sources.flags = vec![Flag { flag: "--flag", key: "retry.max_attempts", value: Value::from(0) }];
+    insta::assert_snapshot!(told(&folder, &load(&sources).unwrap_err()));
+}
+
+#[test]
+fn the_engine_named_by_the_environment_outweighs_the_file_and_ours_outweighs_it() {
+    let (_folder, mut sources) = with_file("[docker]\nhost = \"unix:///file.sock\"\n");
+    assert_eq!(load(&sources).unwrap().settings.docker.host, "unix:///file.sock");
+    let set = |sources: &mut Sources, name: &str, text: &str| {
+        sources.environment.push((name.to_owned(), text.to_owned()));
+    };
+    set(&mut sources, "DOCKER_HOST", "unix:///their.sock");
+    set(&mut sources, "DOCKER_CLIENT_TIMEOUT", "7");
+    set(&mut sources, "GIRDER_WORKER_DOCKER_RUN_OPTIONS", "{\"network\": \"girder\", \"mem_limit\": 7}");
+    let docker = load(&sources).unwrap().settings.docker;
+    assert_eq!((docker.host.as_str(), docker.client_timeout), ("unix:///their.sock", Span::seconds(7)));
+    assert_eq!(docker.default_options["network"], "girder");
+    assert_eq!(docker.default_options["mem_limit"], 7);
+    set(&mut sources, "LONGSHORE_DOCKER__HOST", "unix:///ours.sock");
+    assert_eq!(load(&sources).unwrap().settings.docker.host, "unix:///ours.sock");
+    set(&mut sources, "LONGSHORE_POLICY__PRIVILEGED", "true");
+    assert_eq!(load(&sources).unwrap().settings.policy.privileged, Some(true));
+    set(&mut sources, "LONGSHORE_POLICY__PRIVILEGD", "true");
+    let told = load(&sources).unwrap_err().to_string();
+    assert!(told.contains("LONGSHORE_POLICY__PRIVILEGD") && told.contains("privileged"), "{told}");
+}

@@ -12,6 +12,7 @@ pub mod layers;
 pub mod problem;
 pub mod types;
 
+mod bounds;
 mod effective;
 mod file;
 mod places;

@@ -92,6 +92,16 @@ pub enum Problem {
         /// What is wrong.
         reason: String,
     },
+    /// A value that its type allows and nothing could work with.
+    #[error("{place}: {key} must be {wants}")]
+    Bound {
+        /// A file and line, a variable or a flag.
+        place: String,
+        /// The whole key.
+        key: &'static str,
+        /// What it must be.
+        wants: &'static str,
+    },
     /// A default cannot be found on this machine.
     #[error("{key} cannot be told on this machine: {reason}; set it in the settings")]
     Default {

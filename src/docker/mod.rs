@@ -26,8 +26,10 @@ mod request;
 mod run;
 mod selfhost;
 pub mod settings;
+mod trial;
 
 pub use address::Address;
 pub use api::DockerApi;
 pub use run::{DockerRun, Parts};
 pub use settings::Settings;
+pub use trial::trial;

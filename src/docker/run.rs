@@ -100,7 +100,7 @@ impl DockerRun {
     }
 }
 
-fn defaults(settings: &Settings) -> Result<RunDefaults, ArgError> {
+pub(super) fn defaults(settings: &Settings) -> Result<RunDefaults, ArgError> {
     let read = |(name, value): (&String, &Value)| {
         let path = format!("docker.default_options.{name}");
         Arg::from_value(value.clone(), &path)

@@ -2,6 +2,7 @@
 
 mod dead;
 mod help;
+mod policy;
 mod queue;
 mod run_and_worker;
 mod settings;
