@@ -12,7 +12,7 @@ demo: ## install what is missing, build, and run a container task through the qu
 	@scripts/c-compiler
 	@scripts/docker-engine
 	@scripts/busybox-image
-	cargo build --release --quiet
+	cargo build --release
 	@scripts/demo
 
 test: ## install what the tests need and run all of them on real servers
