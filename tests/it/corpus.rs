@@ -7,6 +7,7 @@ mod compare;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use longshore::docker::args::DockerRun;
 use longshore::task::celery::{self, CeleryContext, Request};
 use longshore::task::envelope::{self, ContentType};
 use longshore::task::json::{self, Json};
@@ -275,4 +276,28 @@ proptest! {
 fn cases_once() -> &'static [Case] {
     static CASES: OnceLock<Vec<Case>> = OnceLock::new();
     CASES.get_or_init(cases)
+}
+
+#[test]
+fn docker_run_reads_the_arguments_that_the_decoder_writes() {
+    for name in [
+        "g3_pipes",
+        "g3_temp_volume_file",
+        "g5_docker_kwargs",
+        "g5_pipe_in_file_stream",
+        "g5_pipe_out_chunked",
+        "g5_progress_pipe",
+        "g5_slicer_direct",
+        "g5_slicer_rest_cli",
+        "g5_volumes_dict",
+        "own_gw5_volumes_and_paths",
+        "celery57_v1_full",
+    ] {
+        let task = case(name).task();
+        let run = DockerRun::read(&task.args).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(run.stdout_filter.is_some(), name.contains("slicer"), "{name}");
+    }
+    // What the Python worker answers with a TypeError, docker_run refuses by its name.
+    let error = DockerRun::read(&case("g5_cycle").task().args).unwrap_err();
+    assert_eq!(error.to_string(), "args.options.cyc is not known");
 }
