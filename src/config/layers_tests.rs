@@ -1,4 +1,4 @@
-use super::super::types::{OnDrainTimeout, Retention};
+use super::super::types::Retention;
 use super::*;
 use crate::retry::RetryPolicy;
 use crate::units::{Size, Span};
@@ -30,7 +30,6 @@ fn the_template_alone_is_whole_and_says_what_the_code_says() {
         (settings.message.max_depth, settings.message.max_nodes),
         (limits.max_depth, limits.max_nodes)
     );
-    assert_eq!(settings.worker.on_drain_timeout, OnDrainTimeout::Stop);
     assert_eq!(settings.work_dir, settings.state_dir.join("work"));
     assert_eq!(settings.store, settings.brokers[0]);
     assert!(settings.worker.concurrency >= 1 && settings.worker.staging_ahead >= 2);
@@ -109,7 +108,7 @@ fn lists_and_tables_are_read_from_variables() {
 fn everything_wrong_in_a_file_is_told_at_once_with_its_line() {
     let (folder, sources) = with_file(
         "stat_dir = \"/x\"\n\n[worker]\nconcurency = 4\nlease = \"soon\"\npoison_limit = -1\n\
-         on_drain_timeout = \"wait\"\nqueues = \"one\"\n[log]\nlevel = \"loud\"\n[[rules]]\nimage = \"a\"\n\
+         disk_high_water = \"most\"\nqueues = \"one\"\n[log]\nlevel = \"loud\"\n[[rules]]\nimage = \"a\"\n\
          [[rules]]\nimag = \"b\"\n[wroker]\nx = 1\n[resources]\ncustom = { licence = \"two\" }\n",
     );
     insta::assert_snapshot!(told(&folder, &load(&sources).unwrap_err()));

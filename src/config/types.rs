@@ -164,12 +164,8 @@ pub struct Worker {
     pub concurrency: usize,
     /// Tasks that are prepared while others run.
     pub staging_ahead: usize,
-    /// How long running tasks may go on after the first signal to stop.
+    /// How long running tasks may go on after the first signal; then they are stopped and go back to their queue.
     pub drain_timeout: Span,
-    /// What happens to those that still run then.
-    pub on_drain_timeout: OnDrainTimeout,
-    /// How long tasks stay reserved for the next worker when their containers are left running.
-    pub adopt_window: Span,
     /// How long a task stays reserved for a worker that went silent.
     pub lease: Span,
     /// How long a task that fits no living worker waits before it is refused.
@@ -190,16 +186,6 @@ pub struct Worker {
     pub upkeep_interval: Span,
     /// Share of the work folder's file system above which no new task is taken, 0-1.
     pub disk_high_water: f64,
-}
-
-/// What happens to tasks that still run when the drain's time is up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnDrainTimeout {
-    /// Their containers are stopped and they go back to their queue.
-    Stop,
-    /// Their containers run on and the next worker adopts them.
-    Leave,
 }
 
 /// What the tasks of a worker share.
