@@ -14,6 +14,8 @@
 mod bell;
 pub(crate) mod clock;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::collections::HashMap;
@@ -44,6 +46,7 @@ pub struct Database {
     jobs: mpsc::Sender<Job>,
     readers: Mutex<Vec<Connection>>,
     bell: Arc<Bell>,
+    commits: Arc<AtomicU64>,
     looks: AtomicU64,
 }
 
@@ -68,11 +71,14 @@ impl Database {
         let connection = schema::open_for_writing(&path)?;
         let bell = Arc::new(Bell::beside(&path));
         let (jobs, inbox) = mpsc::channel(PENDING);
-        writer::start(connection, inbox, Arc::clone(&bell)).map_err(|error| DatabaseError::Unavailable {
+        let commits = Arc::new(AtomicU64::new(0));
+        let started = writer::start(connection, inbox, Arc::clone(&bell), Arc::clone(&commits));
+        started.map_err(|error| DatabaseError::Unavailable {
             reason: format!("no thread could be started for it: {error}"),
         })?;
         let readers = Mutex::default();
-        let database = Arc::new(Self { path: path.clone(), jobs, readers, bell, looks: AtomicU64::new(0) });
+        let looks = AtomicU64::new(0);
+        let database = Arc::new(Self { path: path.clone(), jobs, readers, bell, commits, looks });
         open.insert(path, Arc::downgrade(&database));
         Ok(database)
     }
@@ -145,6 +151,11 @@ impl Database {
     /// One who waits for `wanted`. Rings of all processes that come after this call are heard.
     pub(crate) fn waiter(&self, wanted: Signal) -> Waiter {
         self.bell.waiter(wanted)
+    }
+
+    /// How many transactions this process has committed: each is one sync.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
     }
 
     /// Counts a look for work.

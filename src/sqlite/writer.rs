@@ -1,6 +1,8 @@
 //! The one thread of this process that writes to a file: takes all that is pending into one transaction.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rusqlite::{CachedStatement, Connection};
 use tokio::sync::{mpsc, oneshot};
@@ -10,6 +12,11 @@ use super::bell::{Bell, Signal, Signals};
 
 /// Most operations of one transaction: bounds how long others wait for the lock.
 const GROUP: usize = 512;
+/// How long a group is held open for those whom the last commit answered: shorter than a commit takes. Without it the first
+/// to come back would have a commit of its own, and all others the next one.
+const GATHERING: Duration = Duration::from_micros(150);
+/// From so many operations in a commit on, the next is held open: then more than a few are under way.
+const BUSY: usize = 8;
 /// Operations between two looks at how much of the file is free.
 const TIDY_EVERY: usize = 20_000;
 
@@ -25,6 +32,8 @@ pub(super) enum Job {
 pub(crate) struct Transaction<'a> {
     connection: &'a Connection,
     signals: Signals,
+    /// The number of the newest event, once an operation of this transaction has looked it up.
+    pub(crate) newest_event: Option<i64>,
 }
 
 impl<'a> Transaction<'a> {
@@ -91,8 +100,9 @@ pub(super) fn start(
     connection: Connection,
     inbox: mpsc::Receiver<Job>,
     bell: Arc<Bell>,
+    commits: Arc<AtomicU64>,
 ) -> std::io::Result<()> {
-    let writer = Writer { connection, bell, since_tidy: 0 };
+    let writer = Writer { connection, bell, commits, last_group: 0, since_tidy: 0 };
     std::thread::Builder::new()
         .name("sqlite-writer".to_owned())
         // Its stack is all that an idle writer costs.
@@ -104,6 +114,8 @@ pub(super) fn start(
 struct Writer {
     connection: Connection,
     bell: Arc<Bell>,
+    commits: Arc<AtomicU64>,
+    last_group: usize,
     since_tidy: usize,
 }
 
@@ -111,6 +123,7 @@ impl Writer {
     fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         let mut jobs = Vec::with_capacity(GROUP);
         while inbox.blocking_recv_many(&mut jobs, GROUP) > 0 {
+            self.gather(&mut inbox, &mut jobs);
             let mut group = Vec::with_capacity(jobs.len());
             for job in jobs.drain(..) {
                 match job {
@@ -124,6 +137,20 @@ impl Writer {
             self.commit_group(&mut group);
             self.tidy();
         }
+    }
+
+    fn gather(&mut self, inbox: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>) {
+        let expected = std::mem::take(&mut self.last_group);
+        let start = Instant::now();
+        while expected >= BUSY && jobs.len() < expected && start.elapsed() < GATHERING {
+            std::thread::sleep(Duration::from_micros(20));
+            while jobs.len() < GROUP
+                && let Ok(job) = inbox.try_recv()
+            {
+                jobs.push(job);
+            }
+        }
+        self.last_group = jobs.len();
     }
 
     fn commit_group(&mut self, group: &mut Vec<Box<dyn Operation>>) {
@@ -167,11 +194,13 @@ impl Writer {
     fn try_transact(&self, group: &mut [Box<dyn Operation>]) -> rusqlite::Result<Signals> {
         // At once as a writer: a reader that becomes one could only fail.
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let mut transaction = Transaction { connection: &self.connection, signals: Signals::default() };
+        let mut transaction =
+            Transaction { connection: &self.connection, signals: Signals::default(), newest_event: None };
         for operation in group {
             operation.run(&mut transaction)?;
         }
         self.connection.prepare_cached("COMMIT")?.execute([])?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(transaction.signals)
     }
 

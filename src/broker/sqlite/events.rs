@@ -49,9 +49,13 @@ pub(super) fn newest(connection: &Connection) -> rusqlite::Result<i64> {
 }
 
 /// Adds `events` in order.
-pub(super) fn insert(transaction: &Transaction<'_>, events: &[Written]) -> rusqlite::Result<()> {
-    let first = newest(transaction.connection())? + 1;
-    for (seq, event) in (first..).zip(events) {
+pub(super) fn insert(transaction: &mut Transaction<'_>, events: &[Written]) -> rusqlite::Result<()> {
+    let mut seq = match transaction.newest_event {
+        Some(seq) => seq,
+        None => newest(transaction.connection())?,
+    };
+    for event in events {
+        seq += 1;
         let mut insert = transaction.statement(if event.kind.is_chatter() {
             "INSERT INTO chatter (seq, task, queue, fence, number, time, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
         } else {
@@ -67,6 +71,7 @@ pub(super) fn insert(transaction: &Transaction<'_>, events: &[Written]) -> rusql
             event.data
         ])?;
     }
+    transaction.newest_event = Some(seq);
     Ok(())
 }
 

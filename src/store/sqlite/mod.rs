@@ -245,31 +245,21 @@ impl Columns {
     }
 
     fn put(&self, transaction: &Transaction<'_>, expected: Expected) -> rusqlite::Result<Written> {
-        let mut find =
-            transaction.statement("SELECT id, revision, fence, labels FROM records WHERE task = ?1")?;
-        let found = find
-            .query_row([&self.task], |row| {
-                Ok(Found { id: row.get(0)?, revision: row.get(1)?, fence: row.get(2)?, labels: row.get(3)? })
-            })
-            .optional()?;
-        match (expected, found) {
-            (Expected::Absent, None) => self.insert(transaction),
-            (Expected::At(at), Some(found))
-                if at == revision(found.revision) && found.fence <= self.fence =>
-            {
-                self.update(transaction, &found)
-            }
-            (Expected::Absent | Expected::At(_), _) => {
-                Ok(Written::Conflict(load(transaction.connection(), &self.task)?.map(Box::new)))
-            }
+        let stored = match expected {
+            Expected::Absent => self.insert(transaction)?,
+            Expected::At(at) => self.update(transaction, at)?,
+        };
+        match stored {
+            Some(revision) => Ok(Written::Stored(revision)),
+            None => Ok(Written::Conflict(load(transaction.connection(), &self.task)?.map(Box::new))),
         }
     }
 
-    fn insert(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Written> {
+    fn insert(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Option<Revision>> {
         let first = clock::wall();
-        transaction
+        let inserted = transaction
             .statement(
-                "INSERT INTO records
+                "INSERT OR IGNORE INTO records
                    (task, revision, fence, status, queue, changed, bytes, lease_until, owed, labels, document)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, length(?10), ?7, ?8, ?9, ?10)",
             )?
@@ -285,23 +275,23 @@ impl Columns {
                 self.label_sum,
                 self.document,
             ])?;
-        if self.label_sum != 0 {
+        if inserted > 0 && self.label_sum != 0 {
             self.write_labels(transaction, transaction.last_id())?;
         }
-        Ok(Written::Stored(revision(first)))
+        Ok((inserted > 0).then(|| revision(first)))
     }
 
-    fn update(&self, transaction: &Transaction<'_>, found: &Found) -> rusqlite::Result<Written> {
-        let next = found.revision + 1;
-        transaction
-            .statement(
-                "UPDATE records SET revision = ?2, fence = ?3, status = ?4, queue = ?5, changed = ?6,
+    fn update(&self, transaction: &Transaction<'_>, at: Revision) -> rusqlite::Result<Option<Revision>> {
+        let at = i64::try_from(at.0).unwrap_or(i64::MAX);
+        let mut statement = transaction.statement(
+            "UPDATE records SET revision = revision + 1, fence = ?3, status = ?4, queue = ?5, changed = ?6,
                    bytes = length(?10), lease_until = ?7, owed = ?8, labels = ?9, document = ?10
-                 WHERE id = ?1",
-            )?
-            .execute(params![
-                found.id,
-                next,
+                 WHERE task = ?1 AND revision = ?2 AND fence <= ?3 AND (labels = ?9 OR ?11)",
+        )?;
+        let mut update = |labels_may_change: bool| {
+            statement.execute(params![
+                self.task,
+                at,
                 self.fence,
                 self.status,
                 self.queue,
@@ -310,12 +300,24 @@ impl Columns {
                 self.owed,
                 self.label_sum,
                 self.document,
-            ])?;
-        if found.labels != self.label_sum {
-            transaction.statement("DELETE FROM labels WHERE record = ?1")?.execute([found.id])?;
-            self.write_labels(transaction, found.id)?;
+                labels_may_change,
+            ])
+        };
+        // Labels hardly ever change: the first try is all that most puts need.
+        if update(false)? == 0 {
+            if update(true)? == 0 {
+                return Ok(None);
+            }
+            self.replace_labels(transaction)?;
         }
-        Ok(Written::Stored(revision(next)))
+        Ok(Some(revision(at + 1)))
+    }
+
+    fn replace_labels(&self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+        let mut find = transaction.statement("SELECT id FROM records WHERE task = ?1")?;
+        let id: i64 = find.query_row([&self.task], |row| row.get(0))?;
+        transaction.statement("DELETE FROM labels WHERE record = ?1")?.execute([id])?;
+        self.write_labels(transaction, id)
     }
 
     fn write_labels(&self, transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
@@ -323,14 +325,6 @@ impl Columns {
             transaction.statement("INSERT INTO labels (name, value, record) VALUES (?1, ?2, ?3)")?;
         self.labels.iter().try_for_each(|(name, value)| insert.execute(params![name, value, id]).map(drop))
     }
-}
-
-/// What stands where a record is to be put.
-struct Found {
-    id: i64,
-    revision: i64,
-    fence: i64,
-    labels: i64,
 }
 
 /// Tells whether labels changed; 0 when there are none.
@@ -344,6 +338,13 @@ fn label_sum(labels: &[(String, String)]) -> i64 {
 }
 
 fn fulfil(transaction: &Transaction<'_>, id: &str, fence: i64, sink: &str) -> rusqlite::Result<()> {
+    // Mostly it is the only one that is owed.
+    let mut last = transaction.statement(
+        "UPDATE records SET owed = NULL, revision = revision + 1 WHERE task = ?1 AND fence = ?2 AND owed = ?3",
+    )?;
+    if last.execute(params![id, fence, sink])? > 0 {
+        return Ok(());
+    }
     let mut find = transaction.statement("SELECT id, owed FROM records WHERE task = ?1 AND fence = ?2")?;
     let found = find.query_row(params![id, fence], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let Some((id, lines)): Option<(i64, Option<String>)> = found else { return Ok(()) };
