@@ -1,10 +1,8 @@
-//! Which volumes and host folders a request names anywhere in it, before anything is made.
-
-use std::path::Path;
+//! Which volumes a request names anywhere in it, before anything is made. Called by `driver`.
 
 use super::Request;
 use crate::task::TransformSpec;
-use crate::task::transform::{TemporaryVolume, UploadSource, Volume};
+use crate::task::transform::{UploadSource, Volume};
 
 /// Every mention of a volume, in the order of the request.
 pub(super) fn volumes_of(request: &Request) -> Vec<Volume> {
@@ -18,34 +16,6 @@ pub(super) fn volumes_of(request: &Request) -> Vec<Volume> {
     request.options.values().for_each(|arg| arg.each_transform(&mut visit));
     request.stream_connectors.iter().chain(&request.result_hooks).for_each(visit);
     found
-}
-
-impl Request {
-    /// The host folders in which temporary volumes are asked for: policy judges them before anything is made there.
-    pub fn host_dirs(&self) -> Vec<String> {
-        volumes_of(self)
-            .into_iter()
-            .filter_map(|volume| match volume {
-                Volume::TemporaryVolume(TemporaryVolume { host_dir, .. }) => host_dir,
-                Volume::BindMountVolume(_) => None,
-            })
-            .collect()
-    }
-
-    /// Every bind that is asked for, as a path of the host and the path in the container.
-    pub fn bind_sources(&self) -> Vec<(String, String)> {
-        let asked = volumes_of(self).into_iter().filter_map(|volume| match volume {
-            Volume::BindMountVolume(bind) => Some(bind),
-            Volume::TemporaryVolume(_) => None,
-        });
-        self.binds
-            .iter()
-            .cloned()
-            .chain(asked)
-            .filter(|bind| Path::new(&bind.host_path).is_absolute())
-            .map(|bind| (bind.host_path, bind.container_path))
-            .collect()
-    }
 }
 
 fn collect(spec: &TransformSpec, found: &mut Vec<Volume>) {

@@ -21,7 +21,7 @@ use crate::pipeline::fifo::{Fifo, PIPE_SIZE};
 const PIECE: usize = PIPE_SIZE.unsigned_abs() as usize;
 
 /// A FIFO that the container reads.
-pub(in crate::pipeline) struct FifoSink {
+pub struct FifoSink {
     fifo: Fifo,
     linger: Duration,
     writer: Option<PipeWriter>,
@@ -29,7 +29,7 @@ pub(in crate::pipeline) struct FifoSink {
 
 impl FifoSink {
     /// A sink that is the container's end of `fifo`; its source ends `linger` after its last writer.
-    pub(in crate::pipeline) fn new(fifo: Fifo, linger: Duration) -> Self {
+    pub fn new(fifo: Fifo, linger: Duration) -> Self {
         Self { fifo, linger, writer: None }
     }
 }

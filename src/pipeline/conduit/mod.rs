@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use buffers::Buffers;
-pub(super) use fifo_sink::FifoSink;
+pub use fifo_sink::FifoSink;
 pub(super) use host::HostSink;
 pub use host::{HostStream, HostStreams};
 pub use reader::Ends;
@@ -79,25 +79,28 @@ pub struct StandardStreams {
 }
 
 /// A stream that is prepared but not open.
-pub(super) struct Prepared {
+pub struct Prepared {
     /// As people read it, such as `NamedOutputPipe out → HostStdOut`.
-    pub(super) name: String,
-    pub(super) origin: Origin,
-    pub(super) sink: Box<dyn Sink>,
+    pub name: String,
+    /// Where its bytes will come from.
+    pub origin: Origin,
+    /// Where they will go.
+    pub sink: Box<dyn Sink>,
 }
 
 /// What all streams of one attempt share.
 #[derive(Clone)]
-pub(super) struct Surroundings {
+pub struct Surroundings {
     /// Ends when the container is gone.
-    pub(super) gone: CancellationToken,
+    pub gone: CancellationToken,
     /// Takes the errors.
-    pub(super) failures: mpsc::UnboundedSender<TaskError>,
-    pub(super) report: Reporter,
+    pub failures: mpsc::UnboundedSender<TaskError>,
+    /// Is told how many bytes each carried.
+    pub report: Reporter,
 }
 
 /// An open stream.
-pub(super) struct Conduit {
+pub struct Conduit {
     name: String,
     source: Source,
     sink: Box<dyn Sink>,
@@ -108,8 +111,9 @@ pub(super) struct Conduit {
 }
 
 impl Conduit {
-    /// Opens both ends, so that nothing that the container writes is lost and nothing that it reads is missed.
-    pub(super) fn open(
+    /// Opens both ends, so that nothing that the container writes is lost and nothing that it reads is missed. What a
+    /// container's own output is to be passed on to is added to `standard`.
+    pub fn open(
         prepared: Prepared,
         around: Surroundings,
         standard: &mut Vec<(LogStream, StreamInput)>,
@@ -128,8 +132,9 @@ impl Conduit {
         Ok(Self { name, source, sink, taken, late, around })
     }
 
-    /// Carries everything, then tells how much it was.
-    pub(super) async fn run(self) {
+    /// Carries everything, then tells how much it was. An error goes to the surroundings' failures. Ends when the
+    /// container is gone at the latest; dropping the future ends it at once.
+    pub async fn run(self) {
         let Self { name, source, mut sink, taken, late, around } = self;
         let mut result = sink.take(source).await.map_err(|error| explain(&name, error));
         let bytes = taken.load(Ordering::Relaxed);

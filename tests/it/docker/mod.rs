@@ -4,5 +4,6 @@ mod bench;
 mod endings;
 mod images;
 mod output;
+mod pipes;
 mod requests;
 mod streams;
