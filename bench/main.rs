@@ -9,6 +9,7 @@ mod containers;
 mod dispatch;
 mod idle;
 mod steal;
+mod streams;
 mod support;
 
 use clap::{Parser, ValueEnum};
@@ -50,6 +51,8 @@ enum Question {
     Steal,
     /// What a worker costs that has nothing to do
     Idle,
+    /// Bytes between host and container, per second
+    Streams,
 }
 
 fn main() -> std::process::ExitCode {
@@ -81,6 +84,7 @@ async fn ask(options: &Options) -> Outcome<()> {
             Question::Containers => containers::ask(&peer, options.rounds).await,
             Question::Steal => steal::ask(&peer, options.rounds).await,
             Question::Idle => idle::ask(&peer, options.rounds).await,
+            Question::Streams => streams::ask(options.rounds).await,
         }?;
         if !options.json {
             println!("{answer}");

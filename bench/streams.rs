@@ -38,8 +38,8 @@ pub(crate) async fn ask(rounds: u32) -> Outcome<Answer> {
     let place = Place::new()?;
     let mut figures: [(Vec<f64>, Vec<f64>); 3] = Default::default();
     for _ in 0..rounds {
-        figures[0].0.push(place.into_container().await?);
-        figures[0].1.push(place.into_container_by_hand().await?);
+        figures[0].0.push(place.to_container().await?);
+        figures[0].1.push(place.to_container_by_hand().await?);
         figures[1].0.push(place.out_of_container().await?);
         figures[1].1.push(place.out_of_container_by_hand().await?);
         figures[2].0.push(place.to_http().await?);
@@ -81,7 +81,7 @@ impl Place {
         Ok(Fifo::make(&folder, self.folder.path(), name)?)
     }
 
-    async fn into_container(&self) -> Outcome<f64> {
+    async fn to_container(&self) -> Outcome<f64> {
         let fifo = self.fifo("in")?;
         let attempt = Attempt::detached(Task::new("bench", ArgMap::new()));
         let (failures, mut failed) = mpsc::unbounded_channel();
@@ -101,7 +101,7 @@ impl Place {
         failed.try_recv().map_or(Ok(speed), |error| Err(error.into()))
     }
 
-    async fn into_container_by_hand(&self) -> Outcome<f64> {
+    async fn to_container_by_hand(&self) -> Outcome<f64> {
         let fifo = self.plain("in-by-hand")?;
         let begun = Instant::now();
         let reader = sh(READER, &fifo)?;
