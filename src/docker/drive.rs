@@ -60,6 +60,9 @@ impl Driver {
         creation: Creation,
         afterwards: Afterwards,
     ) -> Result<Container, CreateError> {
+        if let Some(reason) = attempt.scope().reason() {
+            return Err(CreateError::Task(error::ended(&reason)));
+        }
         let marks = (attempt.fence(), afterwards);
         let (engine, remover) = (self.engine.clone(), self.remover.clone());
         let making = self.crew.spawn("create container", async move {

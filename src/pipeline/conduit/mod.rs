@@ -136,12 +136,15 @@ impl Conduit {
     /// container is gone at the latest; dropping the future ends it at once.
     pub async fn run(self) {
         let Self { name, source, mut sink, taken, late, around } = self;
+        let ended = source.ended();
         let mut result = sink.take(source).await.map_err(|error| explain(&name, error));
         let bytes = taken.load(Ordering::Relaxed);
         let told = StreamBytes { stream: name.clone(), bytes, sha256: sink.sha256() };
         around.report.describe(|details| details.streams.push(told));
         if result.is_ok() {
             let ending = async { sink.afterwards(&around.gone).await.map_err(|error| explain(&name, error)) };
+            // When whoever reads stopped in the middle, whoever writes finds its pipe broken, as in a shell.
+            let late = late.filter(|_| bytes == 0 || ended.load(Ordering::Relaxed));
             let following = nothing_follows(&name, late.as_ref(), &around.gone);
             result = tokio::try_join!(following, ending).map(|_| ());
         }

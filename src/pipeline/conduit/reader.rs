@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -29,6 +31,8 @@ pub(super) struct PipeReader {
     watch: Watch,
     ends: Ends,
     gone: CancellationToken,
+    /// Set once the end was seen.
+    ended: Arc<AtomicBool>,
     /// A write end of our own, so that nobody's closing is an end.
     _hold: Option<OwnedFd>,
 }
@@ -57,7 +61,7 @@ impl PipeReader {
 
     fn new(pipe: OwnedFd, ends: Ends, gone: CancellationToken, hold: Option<OwnedFd>) -> io::Result<Self> {
         let watch = Watch::reading(&pipe)?;
-        Ok(Self { pipe, watch, ends, gone, _hold: hold })
+        Ok(Self { pipe, watch, ends, gone, ended: Arc::default(), _hold: hold })
     }
 
     /// The read end itself, for moving bytes inside the kernel.
@@ -65,8 +69,21 @@ impl PipeReader {
         &self.pipe
     }
 
+    /// Set once the end was seen: whoever took bytes until then took all.
+    pub(super) fn ended(&self) -> Arc<AtomicBool> {
+        self.ended.clone()
+    }
+
     /// Waits for bytes or the end. Cancel-safe.
     pub(super) async fn ready(&self) -> io::Result<Ready> {
+        let found = self.bytes_or_end().await?;
+        if found == Ready::End {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        Ok(found)
+    }
+
+    async fn bytes_or_end(&self) -> io::Result<Ready> {
         let mut lingers_until = None;
         loop {
             // Asked first: what the container wrote before it went is in the pipe by then.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
@@ -76,6 +76,14 @@ impl Source {
     /// How many bytes were taken so far.
     pub(super) fn counter(&self) -> Arc<AtomicU64> {
         self.taken.clone()
+    }
+
+    /// Set once the end was seen, for sources that a container may open again; set from the start for the others.
+    pub(super) fn ended(&self) -> Arc<AtomicBool> {
+        match &self.kind {
+            Kind::Pipe(reader) => reader.ended(),
+            Kind::File(_) | Kind::Stream { .. } => Arc::new(AtomicBool::new(true)),
+        }
     }
 
     /// Counts bytes that were taken without passing through [`Source::read`].
