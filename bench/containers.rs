@@ -63,9 +63,9 @@ async fn whole_road(case: &Case) -> Outcome<f64> {
     let rig = Rig::start(case.concurrency).await?;
     let tasks: Vec<Task> = (0..case.count).map(|_| container(case.network)).collect::<Outcome<_>>()?;
     rig.queue(tasks.into_iter()).await?;
-    let took = rig.drain(case.count, Duration::from_millis(2)).await?;
+    let drained = rig.drain(case.count, Duration::from_millis(2)).await?;
     rig.end().await?;
-    Ok(rate(case, took))
+    Ok(rate(case, drained.took))
 }
 
 fn container(network: &str) -> Outcome<Task> {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, params};
 use crate::support::Outcome;
 use crate::support::peer::Peer;
 use crate::support::report::{Answer, Figure, Row};
-use crate::support::rig::{self, Rig};
+use crate::support::rig::{self, Drained, Rig};
 
 /// Tasks of one round, and of a queue of usual length.
 const USUAL: usize = 10_000;
@@ -30,69 +30,94 @@ const LANES: usize = 64;
 /// Claimed and deleted at a time by the bare queue.
 const BARE_BATCH: i64 = 64;
 
+/// What some drains of one kind gave, round by round.
+struct Rounds {
+    /// Tasks per second.
+    rates: Vec<f64>,
+    /// Microseconds of processor time per task: what a task costs also while the machine does other things.
+    costs: Vec<f64>,
+}
+
 /// Asks.
 pub(crate) async fn ask(peer: &Peer, rounds: u32, large: bool) -> Outcome<Answer> {
-    let mut answer =
-        Answer::begin("dispatch", "longshore.ping with 1 KB through SQLite, synchronous FULL (tasks/s)");
+    let mut answer = Answer::begin(
+        "dispatch",
+        "longshore.ping with 1 KB through SQLite, synchronous FULL (tasks/s; processor time: less is better)",
+    );
     let (mut limit, mut python) = (Vec::new(), Vec::new());
-    let (mut by_lanes, mut short) = ([const { Vec::new() }; 3], Vec::new());
-    let lanes = [1, 8, LANES];
+    let [mut one, mut eight, mut many, mut short] = [const { Rounds::EMPTY }; 4];
     for _ in 0..rounds {
         let folder = rig::folder()?;
         limit.push(bare_drain(folder.path())?);
-        for (lanes, rates) in lanes.into_iter().zip(&mut by_lanes) {
-            rates.push(usual(lanes).await?);
+        for (lanes, rounds) in [(1, &mut one), (8, &mut eight), (LANES, &mut many)] {
+            rounds.add(USUAL, usual(lanes).await?);
         }
-        short.push(short_queue().await?);
+        short.add(SHORT * SHORT_DRAINS, short_queue().await?);
         python.extend(peer.noops(PYTHON).await?);
     }
     let (limit, python) = (Figure::of(&limit), Figure::if_any(&python));
-    let [one, eight, many] = by_lanes.map(|rates| Figure::of(&rates));
-    for (lanes, figure) in [(1, one), (8, eight)] {
+    for (lanes, rounds) in [(1, one), (8, eight)] {
         let case = format!("lanes {lanes}, {USUAL} queued");
-        answer.add(Row::new(case, figure).limit(limit).python(python));
+        answer.add(Row::new(case, Figure::of(&rounds.rates)).limit(limit).python(python));
     }
-    let row = Row::new(format!("lanes {LANES}, {USUAL} queued"), many).limit(limit).python(python);
+    let rate = Figure::of(&many.rates);
+    let row = Row::new(format!("lanes {LANES}, {USUAL} queued"), rate).limit(limit).python(python);
     answer.add(row.at_least_of_python(5.0));
-    let row = Row::new(format!("lanes {LANES}, {SHORT} queued; limit: {USUAL} queued"), Figure::of(&short));
-    answer.add(row.limit(many).python(python));
+    let row = Row::new(format!("lanes {LANES}, {SHORT} queued; limit: {USUAL}"), Figure::of(&short.rates));
+    answer.add(row.limit(rate).python(python));
+    let cost = Figure::of(&many.costs);
+    answer.add(Row::new(format!("lanes {LANES}, {USUAL} queued: processor \u{b5}s per task"), cost));
     if large {
-        let long = Figure::of(&long_queue(rounds).await?);
-        let row = Row::new(format!("lanes {LANES}, {LONG} queued; limit: {USUAL} queued"), long);
-        answer.add(row.limit(many).python(python).at_least_of_limit(0.9));
+        let long = long_queue(rounds).await?;
+        let row = Row::new(format!("lanes {LANES}, {LONG} queued; limit: {USUAL}"), Figure::of(&long.rates));
+        answer.add(row.limit(rate).python(python).at_least_of_limit(0.9));
+        let case = format!("lanes {LANES}, {LONG} queued: processor \u{b5}s per task; limit: {USUAL}");
+        answer.add(Row::new(case, Figure::of(&long.costs)).limit(cost).at_most_of_limit(1.1));
     }
     Ok(answer.end())
 }
 
-async fn usual(lanes: usize) -> Outcome<f64> {
-    let rig = Rig::start(lanes).await?;
-    rig.queue(pings(USUAL)).await?;
-    let took = rig.drain(USUAL, Duration::from_millis(2)).await?;
-    rig.end().await?;
-    Ok(rate(USUAL, took))
+impl Rounds {
+    const EMPTY: Self = Self { rates: Vec::new(), costs: Vec::new() };
+
+    #[expect(clippy::cast_precision_loss, reason = "no bench has that many tasks")]
+    fn add(&mut self, count: usize, drained: Drained) {
+        self.rates.push(count as f64 / drained.took.as_secs_f64());
+        self.costs.push(drained.processors.as_secs_f64() * 1e6 / count as f64);
+    }
 }
 
-async fn short_queue() -> Outcome<f64> {
+async fn usual(lanes: usize) -> Outcome<Drained> {
+    let rig = Rig::start(lanes).await?;
+    rig.queue(pings(USUAL)).await?;
+    let drained = rig.drain(USUAL, Duration::from_millis(2)).await?;
+    rig.end().await?;
+    Ok(drained)
+}
+
+async fn short_queue() -> Outcome<Drained> {
     let rig = Rig::start(LANES).await?;
-    let mut took = Duration::ZERO;
+    let mut all = Drained::default();
     for _ in 0..SHORT_DRAINS {
         rig.queue(pings(SHORT)).await?;
-        took += rig.drain(SHORT, Duration::from_micros(200)).await?;
+        let drained = rig.drain(SHORT, Duration::from_micros(200)).await?;
+        all.took += drained.took;
+        all.processors += drained.processors;
     }
     rig.end().await?;
-    Ok(rate(SHORT * SHORT_DRAINS, took))
+    Ok(all)
 }
 
 /// One queue for all rounds: it stays long, and making it is what takes time.
-async fn long_queue(rounds: u32) -> Outcome<Vec<f64>> {
+async fn long_queue(rounds: u32) -> Outcome<Rounds> {
     let rig = Rig::start(LANES).await?;
     rig.queue(pings(LONG)).await?;
-    let mut rates = Vec::new();
+    let mut all = Rounds::EMPTY;
     for _ in 0..rounds {
-        rates.push(rate(USUAL, rig.drain(USUAL, Duration::from_millis(2)).await?));
+        all.add(USUAL, rig.drain(USUAL, Duration::from_millis(2)).await?);
     }
     rig.end().await?;
-    Ok(rates)
+    Ok(all)
 }
 
 fn pings(count: usize) -> impl Iterator<Item = Task> {
@@ -134,7 +159,8 @@ fn bare_drain(folder: &Path) -> Outcome<f64> {
             .collect::<Result<_, _>>()?;
         claiming.commit()?;
         if claimed.is_empty() {
-            return Ok(rate(USUAL, begin.elapsed()));
+            #[expect(clippy::cast_precision_loss, reason = "no bench has that many tasks")]
+            return Ok(USUAL as f64 / begin.elapsed().as_secs_f64());
         }
         let deleting = connection.transaction()?;
         for id in claimed {
@@ -142,9 +168,4 @@ fn bare_drain(folder: &Path) -> Outcome<f64> {
         }
         deleting.commit()?;
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "no bench has that many tasks")]
-fn rate(count: usize, took: Duration) -> f64 {
-    count as f64 / took.as_secs_f64()
 }

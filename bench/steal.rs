@@ -28,7 +28,7 @@ pub(crate) async fn ask(peer: &Peer, rounds: u32) -> Outcome<Answer> {
     for _ in 0..rounds {
         let rig = Rig::start(LANES).await?;
         rig.queue(lengths.iter().map(|length| sleep(*length))).await?;
-        ours.push(rig.drain(TASKS, Duration::from_millis(1)).await?.as_secs_f64());
+        ours.push(rig.drain(TASKS, Duration::from_millis(1)).await?.took.as_secs_f64());
         rig.end().await?;
         python.extend(peer.sleeps(&lengths, LANES).await?);
     }

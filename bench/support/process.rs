@@ -2,6 +2,9 @@
 
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::time::TimeValLike;
 
 use super::Outcome;
 
@@ -78,6 +81,13 @@ fn parent_of(process: u32) -> Option<u32> {
 pub(crate) fn command_line(process: u32) -> String {
     let told = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&told).replace('\0', " ")
+}
+
+/// What this process has used of all processors so far.
+pub(crate) fn processor_time() -> Outcome<Duration> {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)?;
+    let time = usage.user_time() + usage.system_time();
+    Ok(Duration::from_micros(u64::try_from(time.num_microseconds())?))
 }
 
 /// Resident memory in KiB.

@@ -12,12 +12,21 @@ use longshore::worker::Worker;
 use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
-use super::Outcome;
+use super::{Outcome, process};
 
 /// Tasks in one submission.
 const BATCH: usize = 1_000;
 /// No drain takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a drain took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Drained {
+    /// From the moment in which the worker was let go to the last settlement.
+    pub(crate) took: Duration,
+    /// Of all processors, for this whole process.
+    pub(crate) processors: Duration,
+}
 
 /// A paused worker.
 pub(crate) struct Rig {
@@ -51,15 +60,16 @@ impl Rig {
         Ok(())
     }
 
-    /// Lets the worker go until `count` of the queued tasks are settled; how long that took. `look`: between two looks at
-    /// the queue.
-    pub(crate) async fn drain(&self, count: usize, look: Duration) -> Outcome<Duration> {
+    /// Lets the worker go until `count` of the queued tasks are settled. `look`: between two looks at the queue.
+    pub(crate) async fn drain(&self, count: usize, look: Duration) -> Outcome<Drained> {
         let watch = Watch::open(&self.file)?;
+        let before = process::processor_time()?;
         let begin = Instant::now();
         self.worker.lifecycle.resume();
         let end = tokio::task::spawn_blocking(move || watch.settled(count, look)).await??;
+        let processors = process::processor_time()?.saturating_sub(before);
         self.pause().await;
-        Ok(end - begin)
+        Ok(Drained { took: end - begin, processors })
     }
 
     /// Ends the worker.
