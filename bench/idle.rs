@@ -75,9 +75,9 @@ async fn round() -> Outcome<Round> {
     let id = worker.id().ok_or("the worker ended")?;
     tokio::time::sleep(SETTLE).await;
     let resident = process::resident(id)?;
-    let before = process::wakeups(id)?;
+    let before = process::sleeps(id)?;
     tokio::time::sleep(WATCH).await;
-    let wakeups = (process::wakeups(id)? - before) / WATCH.as_secs_f64();
+    let wakeups = process::wakeups_since(id, &before)? / WATCH.as_secs_f64();
     let broker = rig::client(&rig::settings(folder.path(), 1)?).await?;
     let one = run_containers(&broker, 1).await?;
     let with_one = process::resident(id)?;

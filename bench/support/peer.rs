@@ -106,12 +106,13 @@ impl Peer {
             .into_iter()
             .filter(|process| process::command_line(*process).contains("celery"))
             .collect();
-        let sum =
-            |of: fn(u32) -> Outcome<f64>| processes.iter().map(|process| of(*process)).sum::<Outcome<f64>>();
-        let resident = sum(process::resident)?;
-        let before = sum(process::wakeups)?;
+        let resident = processes.iter().map(|process| process::resident(*process)).sum::<Outcome<f64>>()?;
+        let before: Vec<_> =
+            processes.iter().map(|process| process::sleeps(*process)).collect::<Outcome<_>>()?;
         tokio::time::sleep(watch).await;
-        let wakeups = (sum(process::wakeups)? - before) / watch.as_secs_f64();
+        let since = processes.iter().zip(&before);
+        let woken = since.map(|(process, before)| process::wakeups_since(*process, before));
+        let wakeups = woken.sum::<Outcome<f64>>()? / watch.as_secs_f64();
         Ok(Some(Idle { ready, resident, wakeups }))
     }
 }

@@ -1,5 +1,7 @@
 //! Processes as the kernel sees them, and children that end with the bench.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
@@ -96,15 +98,24 @@ pub(crate) fn resident(process: u32) -> Outcome<f64> {
     field(&status, "VmRSS:").ok_or_else(|| format!("/proc/{process}/status has no VmRSS").into())
 }
 
-/// How often its threads went to sleep of their own accord so far: each time something had woken them.
-pub(crate) fn wakeups(process: u32) -> Outcome<f64> {
-    let mut sum = 0.0;
+/// How often each of its threads went to sleep of its own accord so far: each time something had woken it.
+pub(crate) fn sleeps(process: u32) -> Outcome<HashMap<OsString, f64>> {
+    let mut sleeps = HashMap::new();
     for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let thread = thread?;
         // A thread may end while we look.
-        let status = std::fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
-        sum += field(&status, "voluntary_ctxt_switches:").unwrap_or(0.0);
+        let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let count = field(&status, "voluntary_ctxt_switches:").unwrap_or(0.0);
+        sleeps.insert(thread.file_name(), count);
     }
-    Ok(sum)
+    Ok(sleeps)
+}
+
+/// Wake-ups since `before` was taken. A thread that ended meanwhile took its count along and adds none: a sum over the
+/// threads that live would fall with it.
+pub(crate) fn wakeups_since(process: u32, before: &HashMap<OsString, f64>) -> Outcome<f64> {
+    let now = sleeps(process)?;
+    Ok(now.iter().map(|(thread, count)| count - before.get(thread).unwrap_or(&0.0)).sum())
 }
 
 fn field(status: &str, name: &str) -> Option<f64> {
