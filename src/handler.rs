@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::cancel::CancelScope;
 use crate::error::TaskError;
-use crate::events::reporter::Reporter;
+use crate::events::reporter::{LogLimits, Reporter};
 use crate::task::{Fence, Resources, Task};
 use crate::units::Size;
 
@@ -175,11 +175,12 @@ impl Attempt {
             }
         }
         let fence = Fence::after(Fence(0), jiff::Timestamp::now());
-        let report = Reporter::new(task.id.clone(), task.queue.clone(), fence, crate::events::Bus::silent());
+        let task = Arc::new(task);
+        let report = Reporter::new(task.clone(), fence, crate::events::Bus::silent(), LogLimits::default());
         let here: Arc<str> = Arc::from("detached");
         let identity =
             Identity { worker: here.clone(), instance: here.clone(), incarnation: here.clone(), host: here };
-        Self::new(Arc::new(task), (1, fence), CancelScope::new(), report, (Box::new(Open), identity))
+        Self::new(task, (1, fence), CancelScope::new(), report, (Box::new(Open), identity))
     }
 }
 

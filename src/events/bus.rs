@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Event, EventData, EventSink, SinkError};
+use super::{Event, EventData, EventSink, Notice, SinkError};
 use crate::crew::Crew;
+use crate::task::Task;
 
 /// Carries events to sinks. Cheap to clone.
 #[derive(Clone)]
@@ -27,13 +28,14 @@ struct Inner {
 
 struct Feed {
     name: &'static str,
+    sink: Arc<dyn EventSink>,
     sender: mpsc::UnboundedSender<Item>,
     queued: Arc<AtomicUsize>,
     dropped: AtomicU64,
 }
 
 struct Item {
-    event: Arc<Event>,
+    notice: Notice,
     delivered: Option<oneshot::Sender<Result<(), SinkError>>>,
 }
 
@@ -53,8 +55,8 @@ impl Bus {
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let queued = Arc::new(AtomicUsize::new(0));
                 let name = sink.name();
-                crew.spawn("event sink", pump(sink, receiver, queued.clone()));
-                Feed { name, sender, queued, dropped: AtomicU64::new(0) }
+                crew.spawn("event sink", pump(sink.clone(), receiver, queued.clone()));
+                Feed { name, sink, sender, queued, dropped: AtomicU64::new(0) }
             })
             .collect();
         Self { inner: Arc::new(Inner { feeds, chatter_per_second, crew }) }
@@ -65,9 +67,14 @@ impl Bus {
         Self { inner: Arc::new(Inner { feeds: Vec::new(), chatter_per_second: 1_000.0, crew: Crew::new() }) }
     }
 
-    /// The sinks' names: what a finished task owes.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.inner.feeds.iter().map(|feed| feed.name)
+    /// The sinks that must hear of the end of `task`; all of them where the task is not known.
+    pub fn owed(&self, task: Option<&Task>) -> impl Iterator<Item = &'static str> {
+        self.inner.feeds.iter().filter(move |feed| feed.wants(task)).map(|feed| feed.name)
+    }
+
+    /// Whether the end of `task` can be told later only by somebody who still knows the task.
+    pub fn needs_task(&self, task: &Task) -> bool {
+        self.inner.feeds.iter().any(|feed| feed.wants(Some(task)) && !feed.sink.knows_by_event())
     }
 
     /// How many chatter events each sink missed so far.
@@ -82,33 +89,39 @@ impl Bus {
         &self.inner.crew
     }
 
-    /// Hands `event` to every sink's queue; never waits.
-    pub fn send(&self, event: Event) {
+    /// Hands `event` to the queue of every sink that wants to hear of `task`; never waits.
+    pub fn send(&self, event: Event, task: Option<&Arc<Task>>) {
         let chatter = event.kind().is_chatter();
-        let event = Arc::new(event);
+        let notice = Notice { event: Arc::new(event), task: task.cloned() };
         for feed in &self.inner.feeds {
+            if !feed.wants(notice.task.as_deref()) {
+                continue;
+            }
             if chatter && feed.queued.load(Ordering::Relaxed) > CHATTER_BOUND {
                 feed.dropped.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            feed.push(Item { event: event.clone(), delivered: None });
+            feed.push(Item { notice: notice.clone(), delivered: None });
         }
     }
 
-    /// Delivers `event` to the sink called `name`, behind what is queued for it. Returns when it is there.
-    pub async fn deliver(&self, name: &str, event: Arc<Event>) -> Result<(), SinkError> {
+    /// Delivers `notice` to the sink called `name`, behind what is queued for it. Returns when it is there.
+    pub async fn deliver(&self, name: &str, notice: Notice) -> Result<(), SinkError> {
         let Some(feed) = self.inner.feeds.iter().find(|feed| feed.name == name) else {
             return Ok(());
         };
         let (delivered, answer) = oneshot::channel();
-        feed.push(Item { event, delivered: Some(delivered) });
+        feed.push(Item { notice, delivered: Some(delivered) });
         answer.await.unwrap_or(Err(SinkError { sink: feed.name, reason: "it was closed".to_owned() }))
     }
 }
 
 impl Feed {
+    fn wants(&self, task: Option<&Task>) -> bool {
+        task.is_none_or(|task| self.sink.wants(task))
+    }
     fn push(&self, item: Item) {
-        self.queued.fetch_add(weight(&item.event), Ordering::Relaxed);
+        self.queued.fetch_add(weight(&item.notice.event), Ordering::Relaxed);
         // The receiver lives as long as the crew; after the end of the worker nobody listens.
         let _ = self.sender.send(item);
     }
@@ -143,13 +156,13 @@ async fn pump(
         if items.is_empty() && receiver.recv_many(&mut items, BATCH).await == 0 {
             return;
         }
-        let events: Vec<Event> = items.iter().map(|item| (*item.event).clone()).collect();
-        let result = sink.deliver(&events).await;
+        let notices: Vec<Notice> = items.iter().map(|item| item.notice.clone()).collect();
+        let result = sink.deliver(&notices).await;
         let taken = result.is_ok();
         items.retain_mut(|item| {
             let kept = !taken && item.delivered.is_none();
             if !kept {
-                queued.fetch_sub(weight(&item.event), Ordering::Relaxed);
+                queued.fetch_sub(weight(&item.notice.event), Ordering::Relaxed);
             }
             if let Some(delivered) = item.delivered.take() {
                 // Whoever waited may be gone: the outbox still knows what is owed.
@@ -191,10 +204,10 @@ mod tests {
         fn name(&self) -> &'static str {
             "slow"
         }
-        async fn deliver(&self, events: &[Event]) -> Result<(), SinkError> {
+        async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError> {
             self.gate.acquire().await.expect("invariant: never closed").forget();
             self.gate.add_permits(1);
-            self.seen.lock().unwrap().extend_from_slice(events);
+            self.seen.lock().unwrap().extend(notices.iter().map(|notice| (*notice.event).clone()));
             Ok(())
         }
     }
@@ -215,14 +228,22 @@ mod tests {
         let sink = Arc::new(Slow { gate: tokio::sync::Semaphore::new(0), seen: Mutex::default() });
         let bus = Bus::new(vec![sink.clone()], 10.0, Crew::new());
         for number in 0..400 {
-            bus.send(event(number, EventData::Log { stream: LogStream::Stdout, text: "x".repeat(64 << 10) }));
+            bus.send(
+                event(number, EventData::Log { stream: LogStream::Stdout, text: "x".repeat(64 << 10) }),
+                None,
+            );
         }
-        bus.send(event(400, EventData::Queued));
-        bus.send(event(401, EventData::Progress(Progress::default())));
+        bus.send(event(400, EventData::Queued), None);
+        bus.send(event(401, EventData::Progress(Progress::default())), None);
         let (_, dropped) = bus.dropped().next().unwrap();
         assert!((200..=280).contains(&dropped), "{dropped}");
         sink.gate.add_permits(1);
-        bus.deliver("slow", Arc::new(event(402, EventData::Succeeded { exit_code: None }))).await.unwrap();
+        bus.deliver(
+            "slow",
+            Notice { event: Arc::new(event(402, EventData::Succeeded { exit_code: None })), task: None },
+        )
+        .await
+        .unwrap();
         let seen = sink.seen.lock().unwrap();
         assert!(seen.is_sorted_by_key(|event| event.number));
         assert_eq!(

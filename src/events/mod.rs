@@ -8,6 +8,8 @@ pub mod cloudevent;
 pub mod reporter;
 pub mod subject;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -17,7 +19,7 @@ pub use bus::Bus;
 pub use reporter::{Phase, Reporter};
 
 use crate::error::TaskError;
-use crate::task::{Fence, QueueName, TaskId};
+use crate::task::{Fence, QueueName, Task, TaskId};
 
 /// One thing that happened to a task.
 #[derive(Clone, Debug, PartialEq)]
@@ -251,13 +253,30 @@ pub enum EventStart {
     Now,
 }
 
+/// An event on its way to a sink, with what was asked for: some sinks learn only from the task whom to tell.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    /// What happened.
+    pub event: Arc<Event>,
+    /// The task as it was submitted; `None` where it is not known any more.
+    pub task: Option<Arc<Task>>,
+}
+
 /// Where events go: the broker's topic, Girder's job, Celery's result.
 #[async_trait]
 pub trait EventSink: Send + Sync {
     /// A stable name; records list it in their outbox.
     fn name(&self) -> &'static str;
-    /// Delivers `events` in order. For terminal ones it returns only when they are delivered or durably journaled.
-    async fn deliver(&self, events: &[Event]) -> Result<(), SinkError>;
+    /// Whether `task` has something to tell this sink. The other tasks' events do not come here, and owe it nothing.
+    fn wants(&self, _task: &Task) -> bool {
+        true
+    }
+    /// Whether a notice without its task can be delivered. Records keep the tasks of sinks that say no.
+    fn knows_by_event(&self) -> bool {
+        true
+    }
+    /// Delivers `notices` in order. For terminal ones it returns only when they are delivered or durably journaled.
+    async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError>;
 }
 
 /// Why a sink did not take events.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::bus::Bus;
 use super::{Event, EventData, LogStream, Progress};
 use crate::store::{Details, PhaseTimes};
-use crate::task::{Fence, QueueName, Secret, TaskId};
+use crate::task::{Fence, Secret, Task};
 
 /// Tells what happens to one attempt. Clones tell of the same one.
 #[derive(Clone)]
@@ -23,8 +23,7 @@ pub struct Reporter {
 }
 
 struct Inner {
-    task: TaskId,
-    queue: QueueName,
+    task: Arc<Task>,
     fence: Fence,
     bus: Bus,
     limits: LogLimits,
@@ -89,13 +88,8 @@ const LOG_EVENT: usize = 16 << 10;
 const WARNINGS: usize = 50;
 
 impl Reporter {
-    /// A reporter of the attempt with `fence`.
-    pub fn new(task: TaskId, queue: QueueName, fence: Fence, bus: Bus) -> Self {
-        Self::with_limits(task, queue, fence, bus, LogLimits::default())
-    }
-
-    /// The same with other bounds on the log.
-    pub fn with_limits(task: TaskId, queue: QueueName, fence: Fence, bus: Bus, limits: LogLimits) -> Self {
+    /// A reporter of the attempt of `task` with `fence`; `limits` bound its log.
+    pub fn new(task: Arc<Task>, fence: Fence, bus: Bus, limits: LogLimits) -> Self {
         let state = State {
             number: 0,
             tokens: bus.chatter_per_second().max(1.0),
@@ -116,7 +110,7 @@ impl Reporter {
             warnings_dropped: 0,
         };
         let running = tokio::sync::Notify::new();
-        Self { inner: Arc::new(Inner { task, queue, fence, bus, limits, state: Mutex::new(state), running }) }
+        Self { inner: Arc::new(Inner { task, fence, bus, limits, state: Mutex::new(state), running }) }
     }
 
     /// Which attempt it is and who runs it, and that staging begins.
@@ -132,7 +126,7 @@ impl Reporter {
     pub fn running(&self, container: Option<&str>) {
         let mut state = self.lock();
         let started = state.times.started.get_or_insert_with(Timestamp::now);
-        tracing::debug!(task = %self.inner.task, at = %started, "running");
+        tracing::debug!(task = %self.inner.task.id, at = %started, "running");
         state.details.container = container.map(str::to_owned).or(state.details.container.take());
         state.started = true;
         let data = EventData::Running {
@@ -279,8 +273,8 @@ impl Reporter {
         let number = state.number;
         state.number += 1;
         Event {
-            task: self.inner.task.clone(),
-            queue: self.inner.queue.clone(),
+            task: self.inner.task.id.clone(),
+            queue: self.inner.task.queue.clone(),
             fence: self.inner.fence,
             number,
             time: Timestamp::now(),
@@ -292,13 +286,13 @@ impl Reporter {
     fn emit(&self, state: &mut State, data: EventData) {
         self.flush(state);
         let event = self.numbered(state, data);
-        self.inner.bus.send(event);
+        self.inner.bus.send(event, Some(&self.inner.task));
     }
 
     fn flush(&self, state: &mut State) {
         for data in std::mem::take(&mut state.waiting) {
             let event = self.numbered(state, data);
-            self.inner.bus.send(event);
+            self.inner.bus.send(event, Some(&self.inner.task));
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Mutex as StdMutex;
 
 use async_trait::async_trait;
 
-use super::super::{EventSink, SinkError};
+use super::super::{EventSink, Notice, SinkError};
 use super::*;
 use crate::crew::Crew;
 
@@ -16,8 +16,8 @@ impl EventSink for Kept {
     fn name(&self) -> &'static str {
         "kept"
     }
-    async fn deliver(&self, events: &[Event]) -> Result<(), SinkError> {
-        self.0.lock().unwrap().extend_from_slice(events);
+    async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError> {
+        self.0.lock().unwrap().extend(notices.iter().map(|notice| (*notice.event).clone()));
         Ok(())
     }
 }
@@ -25,14 +25,14 @@ impl EventSink for Kept {
 fn reporter(rate: f64, limits: LogLimits) -> (Reporter, Arc<Kept>, Bus) {
     let kept = Arc::new(Kept::default());
     let bus = Bus::new(vec![kept.clone()], rate, Crew::new());
-    let task = TaskId::new("t").unwrap();
-    (Reporter::with_limits(task, QueueName::default(), Fence(9), bus.clone(), limits), kept, bus)
+    let task = Task::new("longshore.ping", crate::task::ArgMap::default());
+    (Reporter::new(Arc::new(task), Fence(9), bus.clone(), limits), kept, bus)
 }
 
 /// Closes the attempt and returns everything that was told, the last event included.
 async fn told(reporter: &Reporter, kept: &Kept, bus: &Bus) -> Vec<Event> {
     let last = reporter.close(EventData::Succeeded { exit_code: Some(0) });
-    bus.deliver("kept", Arc::new(last)).await.unwrap();
+    bus.deliver("kept", Notice { event: Arc::new(last), task: None }).await.unwrap();
     let events = kept.0.lock().unwrap().clone();
     for (n, event) in events.iter().enumerate() {
         assert_eq!(event.number, n as u64, "numbers have no gaps");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Event, EventSink, SinkError};
+use super::{Event, EventSink, Notice, SinkError};
 use crate::broker::Topic;
 
 /// Publishes on a broker's topic.
@@ -27,8 +27,9 @@ impl EventSink for Subject {
     fn name(&self) -> &'static str {
         Self::NAME
     }
-    async fn deliver(&self, events: &[Event]) -> Result<(), SinkError> {
-        let published = self.topic.publish(events).await;
+    async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError> {
+        let events: Vec<Event> = notices.iter().map(|notice| (*notice.event).clone()).collect();
+        let published = self.topic.publish(&events).await;
         published.map_err(|error| SinkError { sink: Self::NAME, reason: error.to_string() })
     }
 }

@@ -370,13 +370,7 @@ async fn admit(
         return settled(task, delivery, Settlement::Retry { after: damped(context) }).await;
     }
     let hold = context.keeper.hold(task.id.clone(), record.fence, scope.clone(), delivery.lease);
-    let report = Reporter::with_limits(
-        task.id.clone(),
-        task.queue.clone(),
-        record.fence,
-        source.bus.clone(),
-        context.settings.log,
-    );
+    let report = Reporter::new(task.clone(), record.fence, source.bus.clone(), context.settings.log);
     let attempt = Attempt::new(
         task.clone(),
         (record.attempts, record.fence),
@@ -480,7 +474,7 @@ async fn charge(
                     "it was started {} times and never came to an outcome: the worker died each time",
                     current.record.unfinished_starts
                 );
-                settle::bury(context, source, *current, &reason).await?;
+                settle::bury(context, source, *current, (Some(task), &reason)).await?;
                 return Ok(Charged::No(Settlement::DeadLetter { reason }));
             }
         };

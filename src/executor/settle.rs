@@ -17,11 +17,11 @@ use crate::broker::message::Delivery;
 use crate::broker::{Settled, Settlement};
 use crate::cancel::CancelReason;
 use crate::error::{ErrorClass, TaskError};
-use crate::events::{Bus, Event, EventData};
+use crate::events::{Bus, EventData, Notice};
 use crate::lifecycle::LifePhase;
 use crate::retry::RetryPolicy;
 use crate::store::{Expected, Outcome, Put, Record, Revision, Status, StoreError, Versioned};
-use crate::task::{Fence, Task};
+use crate::task::{Fence, Task, envelope};
 
 /// How an attempt ends.
 #[derive(Debug, PartialEq)]
@@ -101,10 +101,10 @@ async fn finish(context: &Arc<Context>, charge: Charge, outcome: Outcome, value:
     let (times, details) = attempt.report().snapshot();
     let mut finished = Record { times, details, ..record };
     finished.details.result = value;
-    if matches!(outcome, Outcome::Failed { .. } | Outcome::Canceled { .. }) {
-        finished.envelope = serde_json::to_value(&**task).ok();
-    }
-    close_record(&mut finished, outcome, &source.bus);
+    let again = matches!(outcome, Outcome::Failed { .. } | Outcome::Canceled { .. });
+    close_record(&mut finished, outcome, &source.bus, Some(task));
+    finished.envelope =
+        (again || source.bus.needs_task(task)).then(|| serde_json::to_value(&**task).ok()).flatten();
     let data = finished.last_event().map_or(EventData::Queued, |event| event.data);
     let event = attempt.report().close(data);
     finished.last_event = event.number;
@@ -113,7 +113,13 @@ async fn finish(context: &Arc<Context>, charge: Charge, outcome: Outcome, value:
         context.ledger.leave(&task.id, attempt.fence());
         return;
     }
-    let published = publish(context, &source.bus, Arc::new(event), &finished.owed).await;
+    let published = publish(
+        context,
+        &source.bus,
+        Notice { event: Arc::new(event), task: Some(task.clone()) },
+        &finished.owed,
+    )
+    .await;
     let settlement = match &finished.outcome {
         Some(Outcome::Dead { reason }) => Settlement::DeadLetter { reason: reason.clone() },
         _ => Settlement::Ack,
@@ -151,7 +157,7 @@ async fn forget_cancel(source: &SourceRuntime, task: &Task) {
 }
 
 /// Fills in what every finished record says.
-fn close_record(record: &mut Record, outcome: Outcome, bus: &Bus) {
+fn close_record(record: &mut Record, outcome: Outcome, bus: &Bus, task: Option<&Task>) {
     let now = Timestamp::now();
     record.status = match &outcome {
         Outcome::Succeeded => Status::Succeeded,
@@ -160,7 +166,7 @@ fn close_record(record: &mut Record, outcome: Outcome, bus: &Bus) {
         Outcome::Dead { .. } => Status::Dead,
     };
     record.outcome = Some(outcome);
-    record.owed = bus.names().map(str::to_owned).collect();
+    record.owed = bus.owed(task).map(str::to_owned).collect();
     record.unfinished_starts = 0;
     record.times.finished = Some(now);
     record.times.changed = Some(now);
@@ -184,7 +190,7 @@ async fn retry(context: &Arc<Context>, charge: Charge, error: TaskError, after: 
         ..changed(record)
     };
     if store(context, &waiting, revision).await {
-        source.bus.send(event);
+        source.bus.send(event, Some(task));
         settle(context, &hold, Settlement::Retry { after }, task).await;
     }
     context.keeper.release(&hold);
@@ -272,19 +278,19 @@ async fn again(context: &Context, failures: &mut u32) -> bool {
 /// Tries of one sink before its part of the outbox is left to the upkeep.
 const PUBLISH_TRIES: u32 = 8;
 
-/// Delivers `event` to every sink in `owed`; the names of those that took it.
-async fn publish(context: &Context, bus: &Bus, event: Arc<Event>, owed: &BTreeSet<String>) -> Vec<String> {
+/// Delivers `notice` to every sink in `owed`; the names of those that took it.
+async fn publish(context: &Context, bus: &Bus, notice: Notice, owed: &BTreeSet<String>) -> Vec<String> {
     let mut published = Vec::with_capacity(owed.len());
     for sink in owed {
         let mut failures = 0;
         loop {
-            match bus.deliver(sink, event.clone()).await {
+            match bus.deliver(sink, notice.clone()).await {
                 Ok(()) => {
                     published.push(sink.clone());
                     break;
                 }
                 Err(error) => {
-                    tracing::warn!(task = %event.task, %error, "its end is told again");
+                    tracing::warn!(task = %notice.event.task, %error, "its end is told again");
                     if failures >= PUBLISH_TRIES || !again(context, &mut failures).await {
                         break;
                     }
@@ -298,7 +304,14 @@ async fn publish(context: &Context, bus: &Bus, event: Arc<Event>, owed: &BTreeSe
 /// Serves what a finished record still owes. Whether nothing is owed any more.
 pub(super) async fn complete_outbox(context: &Context, source: &SourceRuntime, record: &Record) -> bool {
     let Some(event) = record.last_event() else { return true };
-    let published = publish(context, &source.bus, Arc::new(event), &record.owed).await;
+    let task = record.envelope.as_ref().and_then(Value::as_object).and_then(|kept| {
+        // Sinks that cannot do without it say so themselves; the others are served.
+        envelope::from_map(kept.clone())
+            .inspect_err(|error| tracing::warn!(task = %record.id, %error, "its envelope cannot be read"))
+            .ok()
+    });
+    let notice = Notice { event: Arc::new(event), task: task.map(Arc::new) };
+    let published = publish(context, &source.bus, notice, &record.owed).await;
     let mut all = published.len() == record.owed.len();
     for sink in &published {
         if let Err(error) = context.store.fulfil(&record.id, record.fence, sink).await {
@@ -331,7 +344,7 @@ pub(super) async fn without_attempt(
                 revision: Revision(0),
             },
         };
-        bury(context, source, current, &error.message).await
+        bury(context, source, current, (Some(task), &error.message)).await
     };
     let result: Result<(), StoreError> = buried.await;
     let settlement = match result {
@@ -349,11 +362,15 @@ pub(super) async fn bury(
     context: &Arc<Context>,
     source: &Arc<SourceRuntime>,
     current: Versioned,
-    reason: &str,
+    (task, reason): (Option<&Arc<Task>>, &str),
 ) -> Result<(), StoreError> {
     let Versioned { mut record, revision } = current;
     record.fence = Fence::after(record.fence, Timestamp::now());
-    close_record(&mut record, Outcome::Dead { reason: reason.to_owned() }, &source.bus);
+    let task = task.map(AsRef::as_ref);
+    close_record(&mut record, Outcome::Dead { reason: reason.to_owned() }, &source.bus, task);
+    if let Some(task) = task.filter(|task| source.bus.needs_task(task)) {
+        record.envelope = serde_json::to_value(task).ok();
+    }
     record.last_event = 0;
     let expected = if revision == Revision(0) { Expected::Absent } else { Expected::At(revision) };
     if let Put::Stored(_) = context.store.put(&record, expected).await? {

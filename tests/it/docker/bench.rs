@@ -9,8 +9,8 @@ use longshore::crew::Crew;
 use longshore::docker::{Address, DockerApi, DockerRun, Parts, Settings};
 use longshore::error::TaskError;
 use longshore::events::bus::Bus;
-use longshore::events::reporter::Reporter;
-use longshore::events::{Event, EventData, EventSink, LogStream, SinkError};
+use longshore::events::reporter::{LogLimits, Reporter};
+use longshore::events::{Event, EventData, EventSink, LogStream, Notice, SinkError};
 use longshore::handler::{Attempt, FenceGate, Handler, Identity, Slot};
 use longshore::policy::{Policy, PolicySettings, Surroundings};
 use longshore::store::{Details, PhaseTimes};
@@ -89,7 +89,8 @@ impl Bench {
         let kept = Arc::new(Kept::default());
         let bus = Bus::new(vec![kept.clone()], 1e9, Crew::new());
         let fence = Fence::after(Fence(0), jiff::Timestamp::now());
-        let report = Reporter::new(task.id.clone(), task.queue.clone(), fence, bus.clone());
+        let task = Arc::new(task);
+        let report = Reporter::new(task.clone(), fence, bus.clone(), LogLimits::default());
         let text: Arc<str> = Arc::from("bench");
         let identity = Identity {
             worker: text.clone(),
@@ -100,7 +101,7 @@ impl Bench {
         let scope = CancelScope::new();
         let current = Arc::new(Mutex::new(Ok(())));
         let gate = Box::new(Gate(current.clone()));
-        let attempt = Attempt::new(Arc::new(task), (1, fence), scope.clone(), report, (gate, identity));
+        let attempt = Attempt::new(task, (1, fence), scope.clone(), report, (gate, identity));
         Try { attempt, scope, kept, bus, current, handler: self.handler.clone() }
     }
 
@@ -170,7 +171,10 @@ impl Try {
     /// What was told, given how it ended.
     pub(super) async fn told(self, result: Result<Value, TaskError>) -> Told {
         let last = self.attempt.report().close(EventData::Succeeded { exit_code: None });
-        self.bus.deliver("kept", Arc::new(last)).await.expect("the last event is kept");
+        self.bus
+            .deliver("kept", Notice { event: Arc::new(last), task: None })
+            .await
+            .expect("the last event is kept");
         let (times, details) = self.attempt.report().snapshot();
         let events = self.kept.0.lock().expect("no panic in a sink").clone();
         Told { result, details, times, events }
@@ -214,8 +218,9 @@ impl EventSink for Kept {
     fn name(&self) -> &'static str {
         "kept"
     }
-    async fn deliver(&self, events: &[Event]) -> Result<(), SinkError> {
-        self.0.lock().expect("no panic in a sink").extend_from_slice(events);
+    async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError> {
+        let events = notices.iter().map(|notice| (*notice.event).clone());
+        self.0.lock().expect("no panic in a sink").extend(events);
         Ok(())
     }
 }

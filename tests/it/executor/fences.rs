@@ -186,6 +186,7 @@ async fn what_a_dead_worker_still_owed_is_told_by_the_next() {
         owed: ["broker".to_owned(), "moody".to_owned()].into(),
         last_event: 2,
         lease_until: Some(jiff::Timestamp::now() - Duration::from_secs(1)),
+        envelope: serde_json::to_value(&task).ok(),
         ..Record::empty(&task)
     };
     rig.store.put(&record, Expected::Absent).await.unwrap();
@@ -198,5 +199,7 @@ async fn what_a_dead_worker_still_owed_is_told_by_the_next() {
         (1, Fence(7), 2),
         "the same event, not another one"
     );
+    let known = rig.moody.tasks.lock().unwrap()[0].as_ref().map(|task| task.id.clone());
+    assert_eq!(known, Some(task.id.clone()), "whom to tell stands in the task, which the record kept");
     assert!(worker.drained().await);
 }

@@ -182,6 +182,24 @@ async fn a_sink_that_was_away_is_told_later_and_the_message_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sink_hears_only_of_the_tasks_that_it_wants_and_a_record_keeps_those_that_it_may_still_need() {
+    let rig = Rig::new().await;
+    let worker = rig.start("a", &Scripted::free(), settings(1));
+    let private = task(&[("private", "yes")]);
+    rig.submit(&private).await;
+    let record = rig.finished(&private).await;
+    assert!(record.envelope.is_none(), "nobody needs it again");
+    let open = task(&[]);
+    rig.submit(&open).await;
+    let record = rig.finished(&open).await;
+    assert!(record.envelope.is_some(), "whoever completes the outbox must know the task");
+    assert!(worker.drained().await);
+    let told = rig.moody.told.lock().unwrap().clone();
+    assert!(!told.is_empty());
+    assert!(told.iter().all(|event| event.task == open.id));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_of_a_handler_fails_the_attempt_and_not_the_worker() {
     let rig = Rig::new().await;
     let script = Scripted { panics: true, ..Scripted::free() };

@@ -12,7 +12,7 @@ use longshore::crew::Crew;
 use longshore::error::TaskError;
 use longshore::events::reporter::LogLimits;
 use longshore::events::subject::Subject;
-use longshore::events::{Bus, Event, EventFilter, EventSink, EventStart, SinkError};
+use longshore::events::{Bus, Event, EventFilter, EventSink, EventStart, Notice, SinkError};
 use longshore::executor::{Executor, Parts, Settings};
 use longshore::handler::{Admit, Attempt, Demand, Handler, Identity, Slot, Staged};
 use longshore::ledger::Ledger;
@@ -123,11 +123,13 @@ impl Staged for Prepared {
     }
 }
 
-/// A sink that refuses while it is told to.
+/// A sink that refuses while it is told to, and that learns from the task whether it must hear of it.
 #[derive(Default)]
 pub(crate) struct Moody {
     pub(crate) refuses: std::sync::atomic::AtomicBool,
     pub(crate) told: Mutex<Vec<Event>>,
+    /// The tasks that came with what was told last.
+    pub(crate) tasks: Mutex<Vec<Option<Arc<Task>>>>,
 }
 
 #[async_trait]
@@ -135,11 +137,18 @@ impl EventSink for Moody {
     fn name(&self) -> &'static str {
         "moody"
     }
-    async fn deliver(&self, events: &[Event]) -> Result<(), SinkError> {
+    fn wants(&self, task: &Task) -> bool {
+        !task.labels.contains_key("private")
+    }
+    fn knows_by_event(&self) -> bool {
+        false
+    }
+    async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError> {
         if self.refuses.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(SinkError { sink: "moody", reason: "not now".to_owned() });
         }
-        self.told.lock().unwrap().extend_from_slice(events);
+        *self.tasks.lock().unwrap() = notices.iter().map(|notice| notice.task.clone()).collect();
+        self.told.lock().unwrap().extend(notices.iter().map(|notice| (*notice.event).clone()));
         Ok(())
     }
 }
