@@ -16,6 +16,9 @@ pub enum CancelReason {
     TimedOut(String),
     /// The worker stops; the task is given back uncharged.
     Interrupted,
+    /// The worker stops and what can run on without it does, to be adopted by its next process; what cannot is given back
+    /// as if it were interrupted.
+    Left,
     /// The lease is another's now: no effect of this attempt may reach anybody.
     LeaseLost,
 }

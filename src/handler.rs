@@ -27,6 +27,34 @@ pub trait Handler: Send + Sync {
     async fn admit(&self, task: &Task) -> Result<Admit, TaskError>;
     /// Prepares the inputs. Ends soon after the attempt's scope ends; what it made by then it removes itself.
     async fn stage(&self, attempt: Attempt) -> Result<Box<dyn Staged>, TaskError>;
+    /// Whether an earlier process of `instance` left something of the attempt with `fence` that [`Handler::adopt`] can go
+    /// on with. What it left and cannot be gone on with is removed. An error: that cannot be known now.
+    async fn remains(&self, _task: &Task, _fence: Fence, _instance: &str) -> Result<Remains, TaskError> {
+        Ok(Remains::Nothing)
+    }
+    /// Goes on with what [`Handler::remains`] found: with the events behind the last one that was told, and without doing
+    /// again what was done. The result is always run, never discarded but for another attempt's sake.
+    async fn adopt(&self, _attempt: Attempt) -> Result<Box<dyn Staged>, TaskError> {
+        Err(TaskError::retryable("not_adopted", "nothing is left of the attempt"))
+    }
+}
+
+/// What an earlier process left of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// Something that can be gone on with.
+    Adoptable,
+    /// Nothing, by now.
+    Nothing,
+}
+
+/// The code of [`left`].
+pub const LEFT: &str = "left";
+
+/// How [`Staged::run`] says that the attempt runs on and can be adopted; only after
+/// [`CancelReason::Left`](crate::cancel::CancelReason::Left).
+pub fn left() -> TaskError {
+    TaskError::retryable(LEFT, "it runs on without its worker, for the worker's next process")
 }
 
 /// A prepared attempt: it either runs or is discarded.

@@ -166,6 +166,10 @@ pub struct Worker {
     pub staging_ahead: usize,
     /// How long running tasks may go on after the first signal; then they are stopped and go back to their queue.
     pub drain_timeout: Span,
+    /// What becomes of those that still run then.
+    pub on_drain_timeout: OnDrainTimeout,
+    /// How long a container that was left running is kept for the next process of this worker.
+    pub adopt_window: Span,
     /// How long a task stays reserved for a worker that went silent.
     pub lease: Span,
     /// How long a task that fits no living worker waits before it is refused.
@@ -186,6 +190,16 @@ pub struct Worker {
     pub upkeep_interval: Span,
     /// Share of the work folder's file system above which no new task is taken, 0-1.
     pub disk_high_water: f64,
+}
+
+/// What becomes of tasks that still run when the time of a drain is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDrainTimeout {
+    /// They are stopped and go back to their queue.
+    Stop,
+    /// Containers that need no stream of the worker run on for its next process; the others are stopped.
+    Leave,
 }
 
 /// What the tasks of a worker share.

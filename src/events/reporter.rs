@@ -138,12 +138,15 @@ impl Reporter {
         self.inner.running.notify_one();
     }
 
-    /// Waits until [`Reporter::running`] was called. Cancel-safe; one waiter.
-    pub async fn runs(&self) {
+    /// Waits until [`Reporter::running`] was called; since when it runs. Cancel-safe; one waiter.
+    pub async fn runs(&self) -> Timestamp {
         loop {
             let notified = self.inner.running.notified();
-            if self.lock().started {
-                return;
+            {
+                let state = self.lock();
+                if state.started {
+                    return state.times.started.unwrap_or_default();
+                }
             }
             notified.await;
         }

@@ -2,7 +2,8 @@
 //!
 //! Brokers hand a message over more than once, and producers send one twice. The record tells a redelivery (same
 //! broker message) from a duplicate (another message of the same generation), a live owner from a dead one, and a
-//! finished task from one that must run.
+//! finished task from one that must run. An attempt whose worker left it running, or died, is adopted by the next
+//! process of that worker's instance; since no two processes have an instance at once, it need not wait for any lease.
 
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Meeting<'a> {
     pub lease: Duration,
     /// Starts without an outcome after which the task is poison.
     pub poison_limit: u32,
+    /// The attempt that was looked for and of which nothing is left here.
+    pub gone: Option<Fence>,
 }
 
 /// What to do with a message.
@@ -35,6 +38,9 @@ pub struct Meeting<'a> {
 pub enum Verdict {
     /// Start an attempt: store this record, expecting that.
     Admit(Box<Record>, Expected),
+    /// An earlier process of this instance was at it: if anything is left of that attempt, go on with it and store this
+    /// record, expecting that; else judge again, with its fence as [`Meeting::gone`].
+    Adopt(Box<Record>, Expected),
     /// It is finished: deliver what it owes, then ack.
     Finished(Box<Versioned>),
     /// Another works on it: look again after this delay.
@@ -67,12 +73,25 @@ pub fn judge(task: &Task, meeting: &Meeting<'_>, current: Option<&Versioned>) ->
         return Verdict::Finished(Box::new(current.clone()));
     }
     let redelivery = record.message.as_deref() == Some(meeting.message);
+    let predecessor = record.owner.as_ref().is_some_and(|owner| precedes(owner, meeting.owner));
+    // Once it was left its message is nobody's, so that any that carries it is as good as the first.
+    let carries = redelivery || record.left.is_some();
     // A lease of this very process without an entry in its ledger: the attempt is over and its settlement was not heard.
-    if lives && !ours {
-        return if redelivery { Verdict::Later(remaining(record, meeting)) } else { Verdict::Duplicate };
+    if lives && !ours && !(predecessor && carries) {
+        return match (redelivery, record.left) {
+            (_, Some(_)) => Verdict::Later(remaining(record, meeting).min(LEFT_DAMPING)),
+            (true, None) => Verdict::Later(remaining(record, meeting)),
+            (false, None) => Verdict::Duplicate,
+        };
     }
-    if record.unfinished_starts >= meeting.poison_limit {
+    let adoptable = predecessor && carries && meeting.gone != Some(record.fence);
+    let poisonous = record.unfinished_starts >= meeting.poison_limit;
+    // What was left on purpose killed nobody.
+    if poisonous && !(adoptable && record.left.is_some()) {
         return Verdict::Poison(Box::new(current.clone()));
+    }
+    if adoptable {
+        return Verdict::Adopt(Box::new(adopted(record, meeting)), Expected::At(current.revision));
     }
     let next = Record {
         attempts: record.attempts.saturating_add(1),
@@ -87,6 +106,31 @@ fn remaining(record: &Record, meeting: &Meeting<'_>) -> Duration {
     let until = record.lease_until.unwrap_or(meeting.now);
     // A little beyond, so that the lease is surely over then.
     Duration::try_from(until.duration_since(meeting.now)).unwrap_or_default() + Duration::from_millis(250)
+}
+
+/// How long a message stays away whose attempt waits for its own worker, which must find it soon.
+const LEFT_DAMPING: Duration = Duration::from_secs(5);
+
+/// Whether `owner` was an earlier process of `next`'s instance.
+fn precedes(owner: &Owner, next: &Owner) -> bool {
+    !owner.instance.is_empty() && owner.instance == next.instance && owner.incarnation != next.incarnation
+}
+
+/// The record of an attempt that goes on in this process. It is not charged again, but a worker that died at it may do so
+/// only so often.
+fn adopted(record: &Record, meeting: &Meeting<'_>) -> Record {
+    let died = u32::from(record.left.is_none());
+    let mut adopted = Record {
+        unfinished_starts: record.unfinished_starts.saturating_add(died),
+        message: Some(meeting.message.to_owned()),
+        source: Some(meeting.source.to_owned()),
+        owner: Some(meeting.owner.clone()),
+        lease_until: Some(meeting.now + meeting.lease),
+        left: None,
+        ..record.clone()
+    };
+    adopted.times.changed = Some(meeting.now);
+    adopted
 }
 
 /// The record of an attempt that begins now.
@@ -123,18 +167,40 @@ mod tests {
     use crate::task::{ArgMap, Generation};
 
     fn owner(worker: &str) -> Owner {
-        Owner { worker: worker.to_owned(), incarnation: "1".to_owned(), host: "h".to_owned() }
+        process(worker, "1")
+    }
+    fn process(worker: &str, incarnation: &str) -> Owner {
+        let (worker, incarnation) = (worker.to_owned(), incarnation.to_owned());
+        Owner { instance: format!("i-{worker}"), worker, incarnation, host: "h".to_owned() }
     }
     fn now() -> Timestamp {
         "2026-11-23T10:00:00Z".parse().unwrap()
     }
 
     fn meet(task: &Task, message: &str, worker: &str, at: Timestamp, current: Option<&Versioned>) -> Verdict {
-        let owner = owner(worker);
+        meet_as(task, message, (&owner(worker), None), at, current)
+    }
+    fn meet_as(
+        task: &Task,
+        message: &str,
+        (owner, gone): (&Owner, Option<Fence>),
+        at: Timestamp,
+        current: Option<&Versioned>,
+    ) -> Verdict {
         let lease = Duration::from_secs(60);
-        let meeting =
-            Meeting { message, source: "s", submitted: None, owner: &owner, now: at, lease, poison_limit: 4 };
-        judge(task, &meeting, current)
+        let (source, submitted, now) = ("s", None, at);
+        judge(
+            task,
+            &Meeting { message, source, submitted, owner, now, lease, poison_limit: 4, gone },
+            current,
+        )
+    }
+    /// The record after worker `a` left its attempt at [`now`], for five minutes.
+    fn left(task: &Task) -> Versioned {
+        let mut current = admitted(task);
+        current.record.left = Some(now());
+        current.record.lease_until = Some(now() + Duration::from_secs(300));
+        current
     }
 
     /// A record as worker `a` made it at [`now`] from message `m`.
@@ -200,6 +266,71 @@ mod tests {
         let current = Versioned { record: *next, revision: Revision(2) };
         task.generation = Generation(0);
         assert_eq!(meet(&task, "m", "b", now(), Some(&current)), Verdict::Duplicate);
+    }
+
+    #[test]
+    fn what_was_left_is_adopted_by_the_next_process_of_its_instance_uncharged_and_under_its_fence() {
+        let task = task();
+        let current = left(&task);
+        let next = process("a", "2");
+        let later = now() + Duration::from_secs(3);
+        for message in ["m", "another copy"] {
+            let verdict = meet_as(&task, message, (&next, None), later, Some(&current));
+            let Verdict::Adopt(record, Expected::At(Revision(1))) = verdict else { panic!("{verdict:?}") };
+            let before = &current.record;
+            assert_eq!((record.fence, record.attempts), (before.fence, before.attempts));
+            assert_eq!((record.unfinished_starts, record.left), (before.unfinished_starts, None));
+            assert_eq!((record.owner.as_ref(), record.message.as_deref()), (Some(&next), Some(message)));
+            assert_eq!(record.lease_until, Some(later + Duration::from_secs(60)));
+        }
+    }
+
+    #[test]
+    fn what_was_left_is_given_back_by_others_until_its_window_ends_and_then_taken_over() {
+        let task = task();
+        let current = left(&task);
+        let later = |seconds| now() + Duration::from_secs(seconds);
+        for message in ["m", "another copy"] {
+            let verdict = meet(&task, message, "b", later(3), Some(&current));
+            assert_eq!(verdict, Verdict::Later(Duration::from_secs(5)));
+        }
+        let verdict = meet(&task, "m", "b", later(298), Some(&current));
+        assert_eq!(verdict, Verdict::Later(Duration::from_millis(2_250)));
+        let Verdict::Admit(next, _) = meet(&task, "m", "b", later(301), Some(&current)) else { panic!() };
+        assert!(next.fence > current.record.fence);
+        assert_eq!((next.attempts, next.left), (2, None));
+    }
+
+    #[test]
+    fn what_was_left_and_is_gone_is_begun_anew_at_once_and_charged() {
+        let task = task();
+        let current = left(&task);
+        let gone = (&process("a", "2"), Some(current.record.fence));
+        let Verdict::Admit(next, _) = meet_as(&task, "m", gone, now(), Some(&current)) else { panic!() };
+        assert!(next.fence > current.record.fence);
+        assert_eq!((next.attempts, next.unfinished_starts, next.left), (2, 2, None));
+    }
+
+    #[test]
+    fn what_a_killed_process_was_at_is_adopted_by_the_next_within_the_poison_limit() {
+        let task = task();
+        let mut current = admitted(&task);
+        let next = process("a", "2");
+        let verdict = meet_as(&task, "m", (&next, None), now(), Some(&current));
+        let Verdict::Adopt(record, _) = verdict else { panic!("{verdict:?}") };
+        assert_eq!((record.attempts, record.unfinished_starts), (1, 2));
+        assert_eq!(meet_as(&task, "other", (&next, None), now(), Some(&current)), Verdict::Duplicate);
+        current.record.unfinished_starts = 4;
+        assert!(matches!(meet_as(&task, "m", (&next, None), now(), Some(&current)), Verdict::Poison(_)));
+    }
+
+    #[test]
+    fn without_an_instance_nobody_is_anybodys_next_process() {
+        let task = task();
+        let mut current = admitted(&task);
+        current.record.owner.as_mut().unwrap().instance.clear();
+        let next = Owner { instance: String::new(), ..process("a", "2") };
+        assert!(matches!(meet_as(&task, "m", (&next, None), now(), Some(&current)), Verdict::Later(_)));
     }
 
     #[test]

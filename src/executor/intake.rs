@@ -17,7 +17,7 @@ use crate::cancel::{CancelReason, CancelScope};
 use crate::config::types::Rule;
 use crate::error::TaskError;
 use crate::events::Reporter;
-use crate::handler::{Admit, Attempt, Demand, Handler};
+use crate::handler::{Admit, Attempt, Demand, Handler, Remains};
 use crate::ledger::{Live, LivePhase};
 use crate::lifecycle::LifePhase;
 use crate::store::{Expected, Put, Record, Revision, StoreError, Versioned};
@@ -336,8 +336,9 @@ async fn admit(
     delivery: Delivery,
     (room, handler, demand): Way,
 ) {
-    let (record, revision) = match charge(context, source, task, &delivery).await {
-        Ok(Charged::Yes(record, revision)) => (*record, revision),
+    let charged = charge(context, source, (task, &*handler), &delivery).await;
+    let (record, revision, start) = match charged {
+        Ok(Charged::Yes(record, revision, start)) => (*record, revision, start),
         Ok(Charged::Finished(current)) => {
             if settle::complete_outbox(context, source, &current.record).await {
                 settled(task, delivery, Settlement::Ack).await;
@@ -352,6 +353,11 @@ async fn admit(
             return settled(task, delivery, Settlement::Release { after: damped(context) }).await;
         }
     };
+    let phase = match start {
+        Start::Afresh => LivePhase::Staging,
+        // It runs all the time: only what ends running attempts ends it.
+        Start::Adopted => LivePhase::Running,
+    };
     let scope = CancelScope::new();
     let live = Live {
         task: task.id.clone(),
@@ -361,7 +367,7 @@ async fn admit(
         attempt: record.attempts,
         fence: record.fence,
         message: delivery.message.0.clone(),
-        phase: LivePhase::Staging,
+        phase,
         since: record.times.admitted.unwrap_or_default(),
     };
     if !context.ledger.enter(live, scope.clone()) {
@@ -379,7 +385,37 @@ async fn admit(
         (context.keeper.gate(&hold), context.identity.clone()),
     );
     let charge = Charge { attempt, hold, record, revision, source: source.clone() };
-    go(context, charge, (room, handler, demand)).await;
+    match start {
+        Start::Afresh => go(context, charge, (room, handler, demand)).await,
+        Start::Adopted => go_on(context, charge, (room, handler, demand)).await,
+    }
+}
+
+/// From an attempt that an earlier process began to its settlement. It runs already: what would have kept it from starting
+/// ends it.
+async fn go_on(context: &Arc<Context>, charge: Charge, (room, handler, demand): Way) {
+    let attempt = charge.attempt.clone();
+    let task = attempt.task();
+    tracing::info!(task = %task.id, fence = %attempt.fence(), "adopted: an earlier process of this worker began it");
+    match charge.source.broker.topic.cancel_requested(&task.id).await {
+        Ok(Some(reason)) => {
+            attempt.scope().cancel(CancelReason::Canceled(reason));
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(task = %task.id, %error, "whether it was canceled could not be asked"),
+    }
+    // A drain that is over ended what ran then, and this was not there yet.
+    if context.lifecycle.phase() >= LifePhase::Stopping {
+        attempt.scope().cancel(CancelReason::Left);
+    }
+    let (result, _settling) = match handler.adopt(attempt.clone()).await {
+        Ok(staged) => {
+            let run = super::lane::Run { staged, demand: demand.unwrap_or_default(), start: Start::Adopted };
+            super::lane::run(context, &attempt, run, room).await
+        }
+        Err(error) => (Err(error), None),
+    };
+    settle::conclude(context, charge, result).await;
 }
 
 /// From a charged attempt to its settlement.
@@ -403,7 +439,8 @@ async fn go(context: &Arc<Context>, charge: Charge, (room, handler, demand): Way
     let (result, _settling) = match stager::stage(&*handler, &attempt).await {
         Ok(staged) => {
             context.ledger.advance(&task.id, LivePhase::Staged);
-            super::lane::run(context, &attempt, staged, demand, room).await
+            let run = super::lane::Run { staged, demand, start: Start::Afresh };
+            super::lane::run(context, &attempt, run, room).await
         }
         Err(error) => (Err(error), None),
     };
@@ -440,8 +477,17 @@ async fn not_to_start(context: &Context, charge: &Charge, handler: &dyn Handler)
     }
 }
 
+/// How an attempt comes to this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// It begins here.
+    Afresh,
+    /// It goes on here.
+    Adopted,
+}
+
 enum Charged {
-    Yes(Box<Record>, Revision),
+    Yes(Box<Record>, Revision, Start),
     Finished(Box<Versioned>),
     No(Settlement),
 }
@@ -450,10 +496,11 @@ enum Charged {
 async fn charge(
     context: &Arc<Context>,
     source: &Arc<SourceRuntime>,
-    task: &Arc<Task>,
+    (task, handler): (&Arc<Task>, &dyn Handler),
     delivery: &Delivery,
 ) -> Result<Charged, StoreError> {
     let mut current: Option<Versioned> = None;
+    let (mut gone, mut found) = (None, None);
     loop {
         let meeting = Meeting {
             message: &delivery.message.0,
@@ -463,9 +510,24 @@ async fn charge(
             now: Timestamp::now(),
             lease: delivery.lease.duration,
             poison_limit: context.settings.poison_limit,
+            gone,
         };
-        let (record, expected) = match judge(task, &meeting, current.as_ref()) {
-            Verdict::Admit(record, expected) => (record, expected),
+        let (record, expected, start) = match judge(task, &meeting, current.as_ref()) {
+            Verdict::Admit(record, expected) => (record, expected, Start::Afresh),
+            Verdict::Adopt(record, expected) if found == Some(record.fence) => {
+                (record, expected, Start::Adopted)
+            }
+            Verdict::Adopt(record, _) => {
+                match handler.remains(task, record.fence, &context.identity.instance).await {
+                    Ok(Remains::Adoptable) => found = Some(record.fence),
+                    Ok(Remains::Nothing) => gone = Some(record.fence),
+                    Err(error) => {
+                        tracing::warn!(task = %task.id, %error, "given back: what is left of it cannot be seen");
+                        return Ok(Charged::No(Settlement::Release { after: damped(context) }));
+                    }
+                }
+                continue;
+            }
             Verdict::Finished(current) => return Ok(Charged::Finished(current)),
             Verdict::Later(after) => return Ok(Charged::No(Settlement::Retry { after })),
             Verdict::Duplicate => return Ok(Charged::No(Settlement::Ack)),
@@ -479,7 +541,7 @@ async fn charge(
             }
         };
         match context.store.put(&record, expected).await? {
-            Put::Stored(revision) => return Ok(Charged::Yes(record, revision)),
+            Put::Stored(revision) => return Ok(Charged::Yes(record, revision, start)),
             Put::Conflict(found) => current = found.map(|found| *found),
         }
         if matches!(expected, Expected::At(_)) && current.is_none() {

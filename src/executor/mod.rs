@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::broker::{Broker, Pool};
 use crate::cancel::CancelScope;
-use crate::config::types::Rule;
+use crate::config::types::{OnDrainTimeout, Rule};
 use crate::crew::Crew;
 use crate::events::Bus;
 use crate::events::reporter::LogLimits;
@@ -78,6 +78,10 @@ pub struct Settings {
     pub disk_high_water: f64,
     /// How long running attempts may go on after a drain began.
     pub drain_timeout: Duration,
+    /// What becomes of those that still run then.
+    pub on_drain_timeout: OnDrainTimeout,
+    /// How long what was left running is kept for the next process of this worker.
+    pub adopt_window: Duration,
     /// How long interrupted attempts may take to end.
     pub stop_timeout: Duration,
 }
@@ -149,6 +153,7 @@ impl Executor {
             owner: Owner {
                 worker: identity.worker.to_string(),
                 incarnation: identity.incarnation.to_string(),
+                instance: identity.instance.to_string(),
                 host: identity.host.to_string(),
             },
             handlers: handlers.into_iter().map(|handler| (handler.kind(), handler)).collect(),
@@ -188,18 +193,24 @@ impl Executor {
     }
 
     async fn drained(&self) -> bool {
-        use crate::cancel::CancelReason::Interrupted;
+        use crate::cancel::CancelReason::{Interrupted, Left};
         let Context { ledger, lifecycle, settings, .. } = &*self.context;
         ledger.end(&[LivePhase::Staging, LivePhase::Staged], &Interrupted);
         tokio::select! {
             () = self.empty() => return true,
             () = tokio::time::sleep(settings.drain_timeout) => {
-                tracing::warn!(running = ledger.len(), "the drain took too long: what runs is interrupted");
+                let then = settings.on_drain_timeout;
+                tracing::warn!(running = ledger.len(), ?then, "the drain took too long: what runs is ended");
             }
             () = lifecycle.reached(LifePhase::Stopping) => {}
         }
         lifecycle.advance(LifePhase::Stopping);
-        ledger.end(&[LivePhase::Staging, LivePhase::Staged, LivePhase::Running], &Interrupted);
+        let running = match settings.on_drain_timeout {
+            OnDrainTimeout::Stop => Interrupted,
+            OnDrainTimeout::Leave => Left,
+        };
+        ledger.end(&[LivePhase::Running], &running);
+        ledger.end(&[LivePhase::Staging, LivePhase::Staged], &Interrupted);
         tokio::select! {
             () = self.empty() => true,
             () = tokio::time::sleep(settings.stop_timeout) => false,

@@ -18,6 +18,7 @@ use crate::broker::{Settled, Settlement};
 use crate::cancel::CancelReason;
 use crate::error::{ErrorClass, TaskError};
 use crate::events::{Bus, EventData, Notice};
+use crate::handler::LEFT;
 use crate::lifecycle::LifePhase;
 use crate::retry::RetryPolicy;
 use crate::store::{Expected, Outcome, Put, Record, Revision, Status, StoreError, Versioned};
@@ -29,6 +30,8 @@ enum End {
     Finish(Outcome, Value),
     Retry(TaskError, Duration),
     Release,
+    /// It runs on for the next process of this worker.
+    Leave,
     Lost,
 }
 
@@ -42,6 +45,7 @@ pub(super) async fn conclude(context: &Arc<Context>, charge: Charge, result: Res
         End::Finish(outcome, value) => finish(context, charge, outcome, value).await,
         End::Retry(error, after) => retry(context, charge, error, after).await,
         End::Release => release(context, charge).await,
+        End::Leave => leave(context, charge).await,
         End::Lost => {
             context.keeper.release(&charge.hold);
             context.ledger.leave(&attempt.task().id, attempt.fence());
@@ -59,7 +63,8 @@ fn decide(
     let error = match (reason, result) {
         (Some(CancelReason::LeaseLost), _) => return End::Lost,
         (_, Ok(value)) => return End::Finish(Outcome::Succeeded, value),
-        (Some(CancelReason::Interrupted), Err(_)) => return End::Release,
+        (Some(CancelReason::Left), Err(error)) if error.code == LEFT => return End::Leave,
+        (Some(CancelReason::Interrupted | CancelReason::Left), Err(_)) => return End::Release,
         (Some(CancelReason::Canceled(reason)), Err(_)) => {
             return End::Finish(Outcome::Canceled { reason }, Value::Null);
         }
@@ -209,6 +214,29 @@ async fn release(context: &Arc<Context>, charge: Charge) {
         ..changed(record)
     };
     if store(context, &released, revision).await {
+        settle(context, &hold, Settlement::Release { after: Duration::ZERO }, task).await;
+    }
+    context.keeper.release(&hold);
+    context.ledger.leave(&task.id, attempt.fence());
+}
+
+/// Gives the message back while the attempt runs on: its record keeps fence, number and owner, and its lease is stretched
+/// once, so that only the owner's next process goes on with it until then.
+async fn leave(context: &Arc<Context>, charge: Charge) {
+    let Charge { attempt, hold, record, revision, .. } = charge;
+    let task = attempt.task();
+    let now = Timestamp::now();
+    let (times, details) = attempt.report().snapshot();
+    let left = Record {
+        times,
+        details,
+        status: Status::Running,
+        left: Some(now),
+        lease_until: Some(now + context.settings.adopt_window),
+        ..record
+    };
+    if store(context, &changed(left), revision).await {
+        tracing::info!(task = %task.id, "left running for the next process of this worker");
         settle(context, &hold, Settlement::Release { after: Duration::ZERO }, task).await;
     }
     context.keeper.release(&hold);
@@ -400,6 +428,10 @@ mod tests {
         let end = |reason| decide(Some(reason), error(), &policy(&["retryable"]), 1);
         assert_eq!(end(CancelReason::LeaseLost), End::Lost);
         assert_eq!(end(CancelReason::Interrupted), End::Release);
+        assert_eq!(end(CancelReason::Left), End::Release);
+        let left = || Err(crate::handler::left());
+        assert_eq!(decide(Some(CancelReason::Left), left(), &policy(&[]), 1), End::Leave);
+        assert_eq!(decide(Some(CancelReason::Interrupted), left(), &policy(&[]), 1), End::Release);
         let canceled = End::Finish(Outcome::Canceled { reason: "me".to_owned() }, Value::Null);
         assert_eq!(end(CancelReason::Canceled("me".to_owned())), canceled);
         let End::Finish(Outcome::Failed { error }, _) = end(CancelReason::TimedOut("2s".to_owned())) else {

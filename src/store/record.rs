@@ -44,6 +44,9 @@ pub struct Record {
     /// Until when the owner's lease lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_until: Option<Timestamp>,
+    /// Since when it runs on without its worker, until the owner's next process adopts it or the lease ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<Timestamp>,
     /// Free text of the producer.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -96,6 +99,7 @@ impl Record {
             source: None,
             owner: None,
             lease_until: None,
+            left: None,
             labels: task.labels.clone(),
             times: PhaseTimes::default(),
             outcome: None,
@@ -198,6 +202,9 @@ pub struct Owner {
     pub worker: String,
     /// Changes with each start of its process.
     pub incarnation: String,
+    /// Stays the same over restarts, and no two processes have it at the same time; empty where it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instance: String,
     /// Its host.
     pub host: String,
 }

@@ -319,6 +319,8 @@ fn executor_settings(settings: &Settings, lanes: usize, queues: &[QueueName]) ->
         work_dir: settings.work_dir.clone(),
         disk_high_water: worker.disk_high_water,
         drain_timeout: worker.drain_timeout.get(),
+        on_drain_timeout: worker.on_drain_timeout,
+        adopt_window: worker.adopt_window.get(),
         stop_timeout: worker.stop_timeout.get(),
     }
 }

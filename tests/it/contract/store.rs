@@ -67,7 +67,12 @@ pub(crate) async fn a_record_comes_back_as_it_was_put(dock: &impl Dock) {
     let mut full = owing(record("a", Status::Succeeded), &["celery", "girder"]);
     full.outcome = Some(Outcome::Succeeded);
     full.lease_until = Some(ago(5));
-    full.owner = Some(Owner { worker: "w".to_owned(), incarnation: "1".to_owned(), host: "here".to_owned() });
+    full.owner = Some(Owner {
+        worker: "w".to_owned(),
+        incarnation: "1".to_owned(),
+        instance: "i".to_owned(),
+        host: "here".to_owned(),
+    });
     full.labels = BTreeMap::from([("study".to_owned(), "ä b".to_owned())]);
     full.details.log_tail = "a\n\"b\"\u{0}".repeat(2_000);
     full.details.cpu_seconds = Some(0.1);

@@ -94,7 +94,12 @@ async fn die_with(rig: &Rig, task: &Task, starts: u32) {
         unfinished_starts: starts,
         message: Some(delivery.message.0.clone()),
         source: Some(rig.broker.name.clone()),
-        owner: Some(Owner { worker: "dead".to_owned(), incarnation: "0".to_owned(), host: "h".to_owned() }),
+        owner: Some(Owner {
+            worker: "dead".to_owned(),
+            incarnation: "0".to_owned(),
+            instance: "i".to_owned(),
+            host: "h".to_owned(),
+        }),
         lease_until: Some(jiff::Timestamp::now() + Duration::from_millis(1)),
         ..Record::empty(task)
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use longshore::broker::{self, Broker, BrokerUrl, OpenOptions, Pool, Submission};
 use longshore::cancel::CancelReason;
+use longshore::config::types::OnDrainTimeout;
 use longshore::crew::Crew;
 use longshore::error::TaskError;
 use longshore::events::reporter::LogLimits;
@@ -105,6 +106,7 @@ impl Staged for Prepared {
                     CancelReason::Canceled(_) => "canceled",
                     CancelReason::TimedOut(_) => "timed out",
                     CancelReason::Interrupted => "interrupted",
+                    CancelReason::Left => "left",
                     CancelReason::LeaseLost => "lost",
                 });
                 return Err(TaskError::permanent("ended", "its scope ended"));
@@ -196,6 +198,8 @@ pub(crate) fn settings(lanes: usize) -> Settings {
         work_dir: PathBuf::from("/proc"),
         disk_high_water: 1.0,
         drain_timeout: Duration::from_secs(60),
+        on_drain_timeout: OnDrainTimeout::Stop,
+        adopt_window: Duration::from_secs(300),
         stop_timeout: Duration::from_secs(10),
     }
 }
