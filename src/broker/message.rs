@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{Extender, Settler};
-use crate::task::{ContentType, Priority, QueueName, Task, TaskId, envelope};
+use crate::task::{ContentType, Priority, QueueName, RawMessage, Task, TaskId, envelope};
 
 /// A message's identity at its broker; stays the same when the message is handed over again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,6 +108,16 @@ impl Submission {
             dedup_id: task.dedup_id(hop),
             not_before: task.not_before,
             expires: task.expires,
+        }
+    }
+
+    /// The message as the decoders read it.
+    pub fn raw(&self) -> RawMessage {
+        RawMessage {
+            content_type: Some(self.content_type.clone()),
+            content_encoding: self.content_encoding.clone(),
+            queue: Some(self.queue.to_string()),
+            ..RawMessage::new(self.body.clone()).with_headers(&self.headers)
         }
     }
 }

@@ -29,7 +29,7 @@ pub use url::{Adapter, BrokerUrl, OpenOptions};
 
 use crate::cancel::CancelScope;
 use crate::events::{Event, EventFilter, EventStart};
-use crate::task::{Priority, QueueName, TaskId};
+use crate::task::{Priority, QueueName, RawMessage, TaskId};
 
 /// The adapters by URL scheme.
 pub const ADAPTERS: &[Adapter] = &[sqlite::ADAPTER, memory::ADAPTER];
@@ -181,6 +181,13 @@ pub enum Submitted {
 pub trait Topic: Send + Sync {
     /// Publishes `events` in order; durable when it returns where the broker can be.
     async fn publish(&self, events: &[Event]) -> Result<(), BrokerError>;
+    /// Events that match, from `start` to the newest that was published before this was called; then the stream ends. It
+    /// never waits for news. Where [`Capabilities::replay`] says no: [`BrokerError::Unsupported`].
+    async fn replay(
+        &self,
+        filter: EventFilter,
+        start: EventStart,
+    ) -> Result<BoxStream<'static, Result<Event, BrokerError>>, BrokerError>;
     /// Events that match, from `start`, and then live ones until the stream is dropped.
     async fn follow(
         &self,
@@ -271,10 +278,25 @@ pub struct WaitingQuery {
     pub queue: Option<QueueName>,
     /// At most so many; 0 means 1,000.
     pub limit: usize,
+    /// Whether what the messages hold is wanted, too.
+    pub contents: Contents,
 }
 
+/// Whether a list of messages comes with what they hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Contents {
+    /// It does not, which is cheaper.
+    #[default]
+    Left,
+    /// It does, up to [`CONTENTS_MAX`] bytes in all.
+    Given,
+}
+
+/// Most bytes of bodies that one list of waiting messages holds; those behind come without theirs.
+pub const CONTENTS_MAX: usize = 64 << 20;
+
 /// A message that waits or is leased.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Waiting {
     /// The task.
     pub task: TaskId,
@@ -290,6 +312,9 @@ pub struct Waiting {
     pub lease: Option<(Timestamp, String)>,
     /// How many messages stand before it; `None` where the broker cannot tell.
     pub ahead: Option<u64>,
+    /// The message itself, when [`Contents::Given`] was asked for. May hold tokens: never written out as it is.
+    #[serde(skip)]
+    pub raw: Option<RawMessage>,
 }
 
 /// Who works here.

@@ -44,7 +44,7 @@ pub(crate) async fn standing(
     store: &dyn ResultStore,
     id: &TaskId,
 ) -> Result<Standing, CliError> {
-    let query = WaitingQuery { task: Some(id.clone()), queue: None, limit: 10 };
+    let query = WaitingQuery { task: Some(id.clone()), limit: 10, ..WaitingQuery::default() };
     // The queue first: a message that is settled in between has left a record.
     let waiting = match broker.admin.waiting(&query).await {
         Ok(waiting) => waiting,

@@ -4,17 +4,21 @@
 //! envelope from a Celery message by what stands in it. Brokers fill a `RawMessage`; intake and the command line call
 //! [`decode`].
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde_json::Value;
 
 use super::envelope::{self, ContentType, DecodeError, Limits};
 use super::json::{self, Json};
 use super::jsonpickle::KeyOrder;
 use super::{Task, celery};
 
-/// A message before decoding.
-#[derive(Clone, Debug, PartialEq)]
+/// A message before decoding. Its `Debug` leaves out what may hold tokens.
+#[derive(Clone, PartialEq)]
 pub struct RawMessage {
     /// Headers by name; a Celery message keeps nested tables in them.
     pub headers: Vec<(String, Json)>,
@@ -105,6 +109,16 @@ pub fn decode(message: &RawMessage, limits: &Limits) -> Result<Decoded, DecodeEr
     envelope::decode(&message.body, content_type, limits).map(Decoded::Task)
 }
 
+impl fmt::Debug for RawMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawMessage")
+            .field("content_type", &self.content_type)
+            .field("queue", &self.queue)
+            .field("bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl RawMessage {
     /// A message with a body and nothing else.
     pub fn new(body: impl Into<Bytes>) -> Self {
@@ -117,6 +131,13 @@ impl RawMessage {
             queue: None,
             body: body.into(),
         }
+    }
+
+    /// The message with these headers.
+    #[must_use]
+    pub fn with_headers(mut self, headers: &BTreeMap<String, Value>) -> Self {
+        self.headers = headers.iter().map(|(name, value)| (name.clone(), Json::from(value))).collect();
+        self
     }
 
     /// The header called `name`; null counts as none.

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::{DEDUP_WINDOW, instant_of, timestamp_of};
 use crate::broker::{
-    DeadLetter, DeadSummary, Extended, Intake, QueueInfo, Settled, Settlement, Submission, Submitted,
-    Waiting, WaitingQuery,
+    CONTENTS_MAX, Contents, DeadLetter, DeadSummary, Extended, Intake, QueueInfo, Settled, Settlement,
+    Submission, Submitted, Waiting, WaitingQuery,
 };
 use crate::task::QueueName;
 
@@ -284,7 +284,18 @@ impl Shelves {
             State::Delayed(due) => (2, Some(due), message.place(*id)),
         });
         found.truncate(if query.limit == 0 { 1_000 } else { query.limit });
-        found.into_iter().map(|(id, message)| self.listed(id, message)).collect()
+        let mut room = match query.contents {
+            Contents::Given => CONTENTS_MAX,
+            Contents::Left => 0,
+        };
+        let mut raw = |submission: &Submission| {
+            room = room.checked_sub(submission.body.len().max(1))?;
+            Some(submission.raw())
+        };
+        found
+            .into_iter()
+            .map(|(id, message)| Waiting { raw: raw(&message.submission), ..self.listed(id, message) })
+            .collect()
     }
 
     fn listed(&self, id: u64, message: &Message) -> Waiting {
@@ -306,6 +317,7 @@ impl Shelves {
             not_before,
             ahead: Some(if lease.is_some() { 0 } else { before().unwrap_or(0) }),
             lease,
+            raw: None,
         }
     }
 }

@@ -108,6 +108,16 @@ impl Topic for Client {
         Ok(())
     }
 
+    async fn replay(
+        &self,
+        filter: EventFilter,
+        start: EventStart,
+    ) -> Result<BoxStream<'static, Result<Event, BrokerError>>, BrokerError> {
+        let told = lock(&self.hub.told);
+        let found = told.events_after(told.cursor(start), &filter);
+        Ok(stream::iter(found.into_iter().map(Ok)).boxed())
+    }
+
     async fn follow(
         &self,
         filter: EventFilter,

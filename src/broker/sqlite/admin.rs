@@ -1,13 +1,13 @@
 //! Listing and steering queues.
 
 use async_trait::async_trait;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::submit::make_queue;
-use super::{Client, count, limit, priority, queue_name, task_id};
-use crate::broker::{Admin, BrokerError, Intake, QueueInfo, Waiting, WaitingQuery};
+use super::{Client, count, headers, limit, priority, queue_name, task_id};
+use crate::broker::{Admin, BrokerError, CONTENTS_MAX, Contents, Intake, QueueInfo, Waiting, WaitingQuery};
 use crate::sqlite::{Signal, clock};
-use crate::task::QueueName;
+use crate::task::{QueueName, RawMessage};
 
 #[async_trait]
 impl Admin for Client {
@@ -108,6 +108,10 @@ fn waiting(connection: &Connection, query: &WaitingQuery) -> rusqlite::Result<Ve
     });
     listed.truncate(usize::try_from(most).unwrap_or(usize::MAX));
     add_places(connection, &mut listed)?;
+    match query.contents {
+        Contents::Left => {}
+        Contents::Given => add_contents(connection, &mut listed)?,
+    }
     Ok(listed.into_iter().map(|listed| listed.waiting).collect())
 }
 
@@ -160,6 +164,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<Listed> {
         not_before: due.filter(|_| state == 1).map(clock::timestamp),
         ahead: lease.is_some().then_some(0),
         lease,
+        raw: None,
     };
     Ok(Listed { id: row.get(0)?, rank, state, waiting })
 }
@@ -181,6 +186,31 @@ fn add_places(connection: &Connection, listed: &mut [Listed]) -> rusqlite::Resul
             .query_row(params![waiting.queue.as_str(), from.0, from.1, *rank, *id], |row| row.get(0))?;
         *from = (*rank, *id, from.2 + count(more));
         waiting.ahead = Some(from.2);
+    }
+    Ok(())
+}
+
+/// Reads the messages themselves, as far as [`CONTENTS_MAX`] goes.
+fn add_contents(connection: &Connection, listed: &mut [Listed]) -> rusqlite::Result<()> {
+    let mut body = connection.prepare_cached(
+        "SELECT content_type, content_encoding, headers, body FROM bodies WHERE id = ?1 AND length(body) <= ?2",
+    )?;
+    let mut room = CONTENTS_MAX;
+    for Listed { id, waiting, .. } in listed {
+        let most = i64::try_from(room).unwrap_or(i64::MAX);
+        let read = body.query_row(params![*id, most], |row| {
+            let headers = headers(row.get(2)?)?;
+            Ok(RawMessage {
+                content_type: row.get(0)?,
+                content_encoding: row.get(1)?,
+                queue: Some(waiting.queue.to_string()),
+                ..RawMessage::new(row.get::<_, Vec<u8>>(3)?).with_headers(&headers)
+            })
+        });
+        if let Some(raw) = read.optional()? {
+            room -= raw.body.len();
+            waiting.raw = Some(raw);
+        }
     }
     Ok(())
 }

@@ -126,12 +126,21 @@ pub(super) fn cursor(connection: &Connection, start: EventStart) -> rusqlite::Re
     first.map_or_else(|| newest(connection), |first| Ok(first - 1))
 }
 
-/// Events after `cursor`, at most so many that reading them is short, and the cursor after them. One statement, so that both
-/// shelves are seen at one moment.
+/// Events after `cursor`, at most so many that reading them is short, and the cursor after them.
 pub(super) fn after(
     connection: &Connection,
     filter: &EventFilter,
     cursor: i64,
+) -> rusqlite::Result<(Vec<Event>, i64)> {
+    between(connection, filter, (cursor, i64::MAX))
+}
+
+/// Events after `cursor` and not after `newest`, as [`after`] gives them. One statement, so that both shelves are seen at
+/// one moment.
+pub(super) fn between(
+    connection: &Connection,
+    filter: &EventFilter,
+    (cursor, newest): (i64, i64),
 ) -> rusqlite::Result<(Vec<Event>, i64)> {
     let shelves = [("status", false), ("chatter", true)];
     let wanted = shelves.iter().filter(|(_, chatter)| {
@@ -141,13 +150,14 @@ pub(super) fn after(
     let selects: Vec<String> = wanted
         .map(|(shelf, _)| {
             format!(
-                "SELECT seq, task, queue, fence, number, time, data FROM {shelf} WHERE seq > ?1 AND {of_task}"
+                "SELECT seq, task, queue, fence, number, time, data FROM {shelf}
+                 WHERE seq > ?1 AND seq <= ?3 AND {of_task}"
             )
         })
         .collect();
     let sql = format!("{} ORDER BY seq LIMIT {READ_AT_ONCE}", selects.join(" UNION ALL "));
     let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![cursor, filter.task.as_ref().map(TaskId::as_str)])?;
+    let mut rows = statement.query(params![cursor, filter.task.as_ref().map(TaskId::as_str), newest])?;
     let (mut found, mut last) = (Vec::new(), cursor);
     while let Some(row) = rows.next()? {
         last = row.get(0)?;

@@ -41,6 +41,18 @@ impl Topic for Client {
         written.await.map_err(self.cannot("publish events"))
     }
 
+    async fn replay(
+        &self,
+        filter: EventFilter,
+        start: EventStart,
+    ) -> Result<BoxStream<'static, Result<Event, BrokerError>>, BrokerError> {
+        let ends = self.database.read_long(move |connection| {
+            Ok((events::cursor(connection, start)?, events::newest(connection)?))
+        });
+        let (cursor, newest) = ends.await.map_err(self.cannot("replay events"))?;
+        Ok(Replay::new(self, filter, cursor, newest).stream())
+    }
+
     async fn follow(
         &self,
         filter: EventFilter,
@@ -131,6 +143,53 @@ fn commands_after(connection: &Connection, cursor: i64) -> rusqlite::Result<(Vec
         found.push(serde_json::from_str(row.get_ref(1)?.as_str()?).map_err(unreadable)?);
     }
     Ok((found, last))
+}
+
+/// A reader of the events after its cursor, up to one that was the newest when it began.
+struct Replay {
+    database: Arc<Database>,
+    name: String,
+    filter: EventFilter,
+    cursor: i64,
+    newest: i64,
+}
+
+impl Replay {
+    fn new(client: &Client, filter: EventFilter, cursor: i64, newest: i64) -> Self {
+        Self { database: Arc::clone(&client.database), name: client.name.clone(), filter, cursor, newest }
+    }
+
+    /// Ends after the first error.
+    fn stream(self) -> BoxStream<'static, Result<Event, BrokerError>> {
+        stream::unfold(Some(self), |replay| async {
+            let mut replay = replay?;
+            match replay.next().await {
+                Ok(Some(found)) => {
+                    Some((stream::iter(found.into_iter().map(Ok).collect::<Vec<_>>()), Some(replay)))
+                }
+                Ok(None) => None,
+                Err(error) => {
+                    Some((stream::iter(vec![Err(refusal(&replay.name, "replay events", error))]), None))
+                }
+            }
+        })
+        .flatten()
+        .boxed()
+    }
+
+    /// The next events, perhaps none of interest; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Vec<Event>>, DatabaseError> {
+        if self.cursor >= self.newest {
+            return Ok(None);
+        }
+        let (filter, cursor, newest) = (self.filter.clone(), self.cursor, self.newest);
+        let read =
+            self.database.read_long(move |connection| events::between(connection, &filter, (cursor, newest)));
+        let (found, last) = read.await?;
+        let came_further = last > self.cursor;
+        self.cursor = last;
+        Ok(came_further.then_some(found))
+    }
 }
 
 /// A reader of rows after its cursor: reads what is there, then what each ring announces.

@@ -19,6 +19,7 @@ fn message() -> Waiting {
         not_before: None,
         lease: None,
         ahead: Some(0),
+        raw: None,
     }
 }
 

@@ -97,7 +97,7 @@ impl List {
     }
 
     async fn waiting(&self, open: &Open) -> Result<Vec<Waiting>, CliError> {
-        let query = WaitingQuery { task: None, queue: self.queue.clone(), limit: self.limit };
+        let query = WaitingQuery { queue: self.queue.clone(), limit: self.limit, ..WaitingQuery::default() };
         match open.broker.admin.waiting(&query).await {
             Ok(waiting) => Ok(waiting
                 .into_iter()

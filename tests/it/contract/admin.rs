@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use longshore::broker::{Broker, Intake, QueueInfo, Settlement, Submission, WaitingQuery};
+use longshore::broker::{Broker, Contents, Intake, QueueInfo, Settlement, Submission, WaitingQuery};
 use longshore::cancel::CancelScope;
 
 use super::dock::{
@@ -100,4 +100,25 @@ pub(crate) async fn waiting_messages_know_how_many_stand_before_them(dock: &impl
     let few = WaitingQuery { limit: 2, ..WaitingQuery::default() };
     assert_eq!(one.admin.waiting(&few).await.unwrap().len(), 2);
     assert_eq!(one.admin.waiting(&WaitingQuery::default()).await.unwrap().len(), 9);
+}
+
+pub(crate) async fn waiting_messages_come_with_their_contents_when_asked_for(dock: &impl Dock) {
+    let one = dock.one().await;
+    let headers = [("note".to_owned(), serde_json::json!({ "k": [1, "x"] }))].into();
+    submit(&one, vec![message("plain"), Submission { headers, ..message("headed") }]).await;
+    let not_before = Some(Timestamp::now() + Duration::from_secs(3_600));
+    submit(&one, vec![Submission { not_before, ..message("later") }]).await;
+    assert!(one.admin.waiting(&WaitingQuery::default()).await.unwrap().iter().all(|it| it.raw.is_none()));
+
+    let query = WaitingQuery { contents: Contents::Given, ..WaitingQuery::default() };
+    let listed = one.admin.waiting(&query).await.unwrap();
+    assert_eq!(listed.len(), 3);
+    for waiting in listed {
+        let raw = waiting.raw.expect("the message came along");
+        assert_eq!(raw.body, waiting.task.as_str());
+        assert_eq!(raw.content_type.as_deref(), Some("application/json"));
+        assert_eq!(raw.queue.as_deref(), Some("default"));
+        let note = raw.header("note").and_then(|note| note.get("k")).is_some();
+        assert_eq!(note, waiting.task.as_str() == "headed", "the headers of {}", waiting.task);
+    }
 }

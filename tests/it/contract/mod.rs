@@ -21,6 +21,7 @@ macro_rules! contract {
                 purging_leaves_what_is_leased,
                 queues_are_counted_by_state,
                 waiting_messages_know_how_many_stand_before_them,
+                waiting_messages_come_with_their_contents_when_asked_for,
             );
             contract!(@room dead, $dock, $test;
                 a_dead_letter_keeps_its_original_bytes,
@@ -74,6 +75,7 @@ macro_rules! contract {
                 a_replay_goes_on_live_without_gap_or_repetition,
                 a_reader_gets_what_he_filters_for,
                 a_reader_may_start_in_the_middle,
+                a_replay_ends_with_what_was_told_before_it_was_asked_for,
                 a_flood_of_chatter_evicts_no_status,
                 a_cancel_is_found_until_it_is_forgotten,
                 commands_are_heard_as_they_come,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use longshore::broker::{Broker, BrokerError, Command};
 use longshore::events::{Event, EventData, EventFilter, EventKind, EventStart, LogStream, Progress};
@@ -130,6 +130,37 @@ pub(crate) async fn a_reader_may_start_in_the_middle(dock: &impl Dock) {
     assert_silent(&mut live).await;
     one.topic.publish(&[log("a", 3)]).await.unwrap();
     assert_eq!(next(&mut live).await.number, 3);
+}
+
+pub(crate) async fn a_replay_ends_with_what_was_told_before_it_was_asked_for(dock: &impl Dock) {
+    let one = dock.one().await;
+    if !one.capabilities.replay {
+        let asked = one.topic.replay(EventFilter::default(), EventStart::Oldest).await;
+        assert!(matches!(asked, Err(BrokerError::Unsupported { .. })), "what cannot be replayed is refused");
+        return;
+    }
+    let replayed = async |filter: EventFilter, start| {
+        let stream = one.topic.replay(filter, start).await.unwrap();
+        let all = tokio::time::timeout(PROMPT, stream.try_collect::<Vec<Event>>()).await;
+        let all = all.expect("a replay ends by itself").unwrap();
+        all.into_iter().map(|event| event.number).collect::<Vec<u64>>()
+    };
+    let all = EventFilter::default();
+    assert!(replayed(all.clone(), EventStart::Oldest).await.is_empty());
+    let early = Event { time: Timestamp::now() - Duration::from_secs(60), ..log("a", 0) };
+    one.topic.publish(&[early]).await.unwrap();
+    // More than any adapter reads at once, on both shelves, and the last one of another task.
+    let many: Vec<Event> = (1..700).map(|n| if n % 2 == 0 { ended("a", n) } else { log("a", n) }).collect();
+    one.topic.publish(&many).await.unwrap();
+    one.topic.publish(&[ended("b", 700)]).await.unwrap();
+    assert_eq!(replayed(all.clone(), EventStart::Oldest).await, (0..=700).collect::<Vec<u64>>());
+    let since = EventStart::Since(Timestamp::now() - Duration::from_secs(30));
+    assert_eq!(replayed(all.clone(), since).await, (1..=700).collect::<Vec<u64>>());
+    assert!(replayed(all.clone(), EventStart::Now).await.is_empty());
+    let of = |name: &str| EventFilter { task: Some(task(name)), ..EventFilter::default() };
+    assert_eq!(replayed(of("b"), EventStart::Oldest).await, [700]);
+    assert_eq!(replayed(of("a"), EventStart::Oldest).await.len(), 700);
+    assert!(replayed(of("c"), EventStart::Oldest).await.is_empty());
 }
 
 pub(crate) async fn a_flood_of_chatter_evicts_no_status(dock: &impl Dock) {
