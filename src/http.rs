@@ -22,6 +22,10 @@ pub trait Judge: Send + Sync {
     fn host(&self, url: &Url) -> Result<(), TaskError>;
     /// Whether this address of `host` may be reached.
     fn address(&self, host: &str, address: IpAddr) -> Result<(), TaskError>;
+    /// Judges with one such key decide alike, so that requests of their tasks may share connections.
+    fn alike(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Forbids nothing.
@@ -34,6 +38,59 @@ impl Judge for Anything {
     }
     fn address(&self, _host: &str, _address: IpAddr) -> Result<(), TaskError> {
         Ok(())
+    }
+    fn alike(&self) -> Option<String> {
+        Some(String::new())
+    }
+}
+
+/// How the other side proves who it is, and whether a proxy stands between.
+#[derive(Clone, Debug, Default)]
+pub struct Transport {
+    /// Trusted beside the system's own roots, which `SSL_CERT_FILE` replaces.
+    pub roots: Vec<reqwest::Certificate>,
+    /// Whether its certificate is checked.
+    pub verify: Verify,
+    /// Who stands between.
+    pub proxies: Proxies,
+}
+
+/// Whether the certificate of the other side is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Verify {
+    /// It is.
+    #[default]
+    Strictly,
+    /// It is not: anybody on the way can read along.
+    Never,
+}
+
+/// Whether requests go through proxies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Proxies {
+    /// They do not.
+    #[default]
+    None,
+    /// As `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say. The proxies' own names are not judged, since the
+    /// administrator chose them; where a proxy resolves a name, only the name can be judged.
+    Environment,
+}
+
+impl Proxies {
+    /// The names of the hosts that are proxies.
+    fn hosts(&self) -> Vec<String> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Environment => ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+                .iter()
+                .flat_map(|name| [(*name).to_owned(), name.to_ascii_lowercase()])
+                .filter_map(|name| std::env::var(name).ok())
+                .filter_map(|text| {
+                    let text = if text.contains("://") { text } else { format!("http://{text}") };
+                    Url::parse(&text).ok()?.host_str().map(str::to_owned)
+                })
+                .collect(),
+        }
     }
 }
 
@@ -57,26 +114,47 @@ impl Default for Timeouts {
 
 /// A client for requests to `url`, when `judge` allows them.
 pub fn client(url: &Url, judge: &Arc<dyn Judge>, timeouts: &Timeouts) -> Result<reqwest::Client, TaskError> {
+    judge_url(url, judge.as_ref())?;
+    build(url, judge, timeouts, &Transport::default())
+}
+
+/// Whether `url` may be asked, as far as can be told before its name is resolved.
+pub fn judge_url(url: &Url, judge: &dyn Judge) -> Result<(), TaskError> {
     judge.host(url)?;
     let host = url.host_str().unwrap_or_default();
-    if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse() {
+    match host.trim_start_matches('[').trim_end_matches(']').parse() {
         // An address in the URL is never resolved.
-        judge.address(host, address)?;
+        Ok(address) => judge.address(host, address),
+        Err(_) => Ok(()),
     }
+}
+
+/// A client for URLs of the scheme of `url`; [`judge_url`] has to be asked before each request.
+pub fn build(
+    url: &Url,
+    judge: &Arc<dyn Judge>,
+    timeouts: &Timeouts,
+    transport: &Transport,
+) -> Result<reqwest::Client, TaskError> {
     // Fails when one is installed already, which is what is wanted.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let resolver = JudgedResolver { judge: judge.clone(), proxies: transport.proxies.hosts() };
     let mut builder = reqwest::Client::builder()
         .connect_timeout(timeouts.connect)
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
-        .no_proxy()
         .http1_only()
         .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
-        .dns_resolver(Arc::new(JudgedResolver(judge.clone())));
-    if url.scheme() != "https" {
-        // A host without root certificates can still speak plain HTTP.
-        builder = builder.tls_certs_only([]);
+        .dns_resolver(Arc::new(resolver));
+    if transport.proxies == Proxies::None {
+        builder = builder.no_proxy();
     }
+    builder = match (url.scheme(), transport.verify) {
+        ("https", Verify::Strictly) => builder.tls_certs_merge(transport.roots.iter().cloned()),
+        ("https", Verify::Never) => builder.tls_danger_accept_invalid_certs(true),
+        // A host without root certificates can still speak plain HTTP.
+        _ => builder.tls_certs_only([]),
+    };
     builder.build().map_err(|error| {
         TaskError::retryable(
             "http_client",
@@ -99,14 +177,39 @@ pub fn without_secrets(url: &str) -> String {
 /// An error of the client as one sentence, without the URL, which may hold a token; a denial as itself.
 pub fn explain(error: reqwest::Error, code: &str, what: &str) -> TaskError {
     let error = error.without_url();
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
+    match denial(&error) {
+        Some(denied) => denied.error.clone(),
+        None => TaskError::retryable(code, format!("{what}: {}", chain(&error))),
+    }
+}
+
+/// What an error of the client says, without the URL, which may hold a token.
+pub fn reason(error: reqwest::Error) -> String {
+    chain(&error.without_url())
+}
+
+/// An address that a judge refused while its name was resolved.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Denial {
+    /// The name.
+    pub host: String,
+    /// The address.
+    pub address: IpAddr,
+    /// What the judge of the connection said; another one that judges alike may name its own task instead.
+    pub error: TaskError,
+}
+
+/// The denial that is behind an error of the client, if one is.
+pub fn denial(error: &reqwest::Error) -> Option<&Denial> {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(known) = cause {
-        if let Some(denied) = known.downcast_ref::<TaskError>() {
-            return denied.clone();
+        if let Some(denied) = known.downcast_ref::<Denial>() {
+            return Some(denied);
         }
         cause = known.source();
     }
-    TaskError::retryable(code, format!("{what}: {}", chain(&error)))
+    None
 }
 
 /// The innermost cause says most; what wraps it is kept when it says something else.
@@ -123,21 +226,26 @@ fn chain(error: &dyn StdError) -> String {
     text
 }
 
-/// Resolves by the system and judges every address.
-struct JudgedResolver(Arc<dyn Judge>);
+/// Resolves by the system and judges every address but those of proxies.
+struct JudgedResolver {
+    judge: Arc<dyn Judge>,
+    proxies: Vec<String>,
+}
 
 impl Resolve for JudgedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let judge = self.0.clone();
+        let judge = self.judge.clone();
+        let host = name.as_str().to_owned();
+        let is_proxy = self.proxies.contains(&host);
         Box::pin(async move {
-            let host = name.as_str().to_owned();
             let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
             let mut allowed = Vec::with_capacity(found.len());
             let mut denied = None;
             for address in found {
                 match judge.address(&host, address.ip()) {
+                    _ if is_proxy => allowed.push(address),
                     Ok(()) => allowed.push(address),
-                    Err(error) => denied = Some(error),
+                    Err(error) => denied = Some(Denial { host: host.clone(), address: address.ip(), error }),
                 }
             }
             match denied {

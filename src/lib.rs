@@ -9,6 +9,7 @@ pub mod docker;
 pub mod error;
 pub mod events;
 pub mod executor;
+pub mod girder;
 pub mod handler;
 pub mod http;
 pub mod ledger;

@@ -36,4 +36,11 @@ pub(super) const BOUNDS: &[Bound] = &[
     bound("message.max_bytes", "at least 1KiB", |s| s.message.max_bytes.bytes() >= 1 << 10),
     bound("message.max_depth", "at least 8", |s| s.message.max_depth >= 8),
     bound("message.max_nodes", "at least 100", |s| s.message.max_nodes >= 100),
+    bound("girder.connect_timeout", "more than 0", |s| s.girder.connect_timeout > Span::seconds(0)),
+    bound("girder.stall_timeout", "at least 1s", |s| s.girder.stall_timeout >= SECOND),
+    bound("girder.parallel_downloads", "at least 1", |s| s.girder.parallel_downloads >= 1),
+    bound("girder.max_depth", "at least 1", |s| s.girder.max_depth >= 1),
+    bound("girder.direct_paths", "a list of absolute folders", |s| {
+        s.girder.direct_paths.iter().all(|folder| folder.is_absolute())
+    }),
 ];

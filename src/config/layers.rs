@@ -81,7 +81,12 @@ const SHARED: &[(&str, &str)] = &[
     ("DOCKER_HOST", "docker.host"),
     ("DOCKER_CLIENT_TIMEOUT", "docker.client_timeout"),
     ("DOCKER_CONFIG", "docker.config_dir"),
+    ("GIRDER_WORKER_API_URL", "girder.job_api_url"),
+    ("REQUESTS_CA_BUNDLE", "tls.ca_file"),
 ];
+
+/// A switch of `girder_worker` for files that lie within reach; here it may also name the folders.
+const DIRECT_PATHS: (&str, [&str; 2]) = ("GW_DIRECT_PATHS", ["girder", "direct_paths"]);
 
 /// `girder_worker`'s variable with default options of every container, as JSON.
 const RUN_OPTIONS: (&str, [&str; 2]) = ("GIRDER_WORKER_DOCKER_RUN_OPTIONS", ["docker", "default_options"]);
@@ -98,6 +103,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let file = stack.file(&sources.file);
     stack.shared_variables(SHARED, sources, &template);
     stack.run_options(sources);
+    stack.direct_paths(sources);
     stack.own_variables(sources, &template);
     stack.flags(&sources.flags);
     let mut settings: Settings = stack.figment.extract().map_err(|error| {
@@ -145,6 +151,25 @@ impl Stack {
             if let Err(reason) = read {
                 self.problems.push(Problem::Variable { name: name.to_owned(), reason });
             }
+        }
+    }
+
+    fn direct_paths(&mut self, sources: &Sources) {
+        let (name, key) = DIRECT_PATHS;
+        let Some(text) = sources.variable(name).map(str::trim).filter(|text| !text.is_empty()) else {
+            return;
+        };
+        let folders: Vec<Value> = if text.starts_with('/') {
+            text.split([',', ':'])
+                .map(str::trim)
+                .filter(|folder| !folder.is_empty())
+                .map(Value::from)
+                .collect()
+        } else {
+            vec![Value::from("/")]
+        };
+        if let Err(reason) = self.add(name, &key.map(str::to_owned), Value::from(folders)) {
+            self.problems.push(Problem::Variable { name: name.to_owned(), reason });
         }
     }
 

@@ -20,6 +20,8 @@ pub(super) fn resolve(settings: &mut Settings, sources: &Sources) -> Result<(), 
         settings.work_dir = settings.state_dir.join("work");
     }
     settings.work_dir = absolute(&settings.work_dir);
+    let cache = &mut settings.girder.cache.folder;
+    *cache = if cache.as_os_str().is_empty() { settings.state_dir.join("cache") } else { absolute(cache) };
     if settings.brokers.is_empty() {
         let file = settings.state_dir.join("longshore.db");
         settings.brokers = vec![Address::new(format!("sqlite://{}", file.display()))];

@@ -45,6 +45,10 @@ pub struct Settings {
     pub policy: crate::policy::PolicySettings,
     /// Pipes and HTTP streams.
     pub streams: Streams,
+    /// How Girder is talked to.
+    pub girder: crate::girder::Settings,
+    /// Whose certificates are trusted.
+    pub tls: crate::girder::settings::Tls,
 }
 
 /// The address of a broker or store; shown without its password.

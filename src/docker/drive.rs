@@ -120,7 +120,7 @@ impl Driver {
         let begin = async {
             let output = container.attach().await.map_err(|failed| error::engine(&failed))?;
             container.start().await.map_err(|failed| error::start(&failed, argv))?;
-            Ok(output)
+            Ok::<_, TaskError>(output)
         };
         let output = tokio::select! {
             begun = begin => begun?,

@@ -36,6 +36,10 @@ impl Judge for TaskJudge {
     fn address(&self, host: &str, address: IpAddr) -> Result<(), TaskError> {
         self.judge(host, &[address])
     }
+    fn alike(&self) -> Option<String> {
+        let girder = self.task.girder.as_ref().map_or("", |girder| girder.api_url.as_str());
+        Some(format!("{} {girder}", self.task.queue))
+    }
 }
 
 fn granted(verdict: Verdict) -> Result<(), TaskError> {

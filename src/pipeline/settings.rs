@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::conduit::HostStreams;
+use crate::girder;
 use crate::http::{Anything, Judge, Timeouts};
 
 /// Settings of every pipeline of a worker. Cheap to clone.
@@ -22,11 +23,14 @@ pub struct Settings {
     pub http: Timeouts,
     /// Which hosts HTTP streams may reach.
     pub judge: Arc<dyn Judge>,
+    /// What Girder clients share.
+    pub girder: Arc<girder::Site>,
 }
 
 impl Settings {
     /// Settings with `work_dir` and everything else as `config/longshore.toml` has it: a linger of 200 ms, lines of
-    /// 64 KiB, the process's own output, any host.
+    /// 64 KiB, the process's own output, any host,
+    /// no cache of what Girder gives.
     pub fn new(work_dir: impl Into<PathBuf>) -> Self {
         Self {
             work_dir: work_dir.into(),
@@ -35,6 +39,7 @@ impl Settings {
             host: HostStreams::process(),
             http: Timeouts::default(),
             judge: Arc::new(Anything),
+            girder: Arc::new(girder::Site::plain(girder::Settings::default())),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::cancel::CancelScope;
 use crate::config::Settings;
 use crate::crew::Crew;
 use crate::docker::{Address, DockerApi, DockerRun, Parts};
+use crate::girder;
 use crate::handler::{Handler, Identity};
 use crate::http;
 use crate::ledger::Ledger;
@@ -44,6 +45,8 @@ pub struct Site {
     pub identity: Identity,
     /// Ends when the worker has ended.
     pub background: CancelScope,
+    /// What its Girder clients share.
+    pub girder: Arc<girder::Site>,
 }
 
 fn docker_run(site: &Site) -> Result<Arc<dyn Handler>, WorkerError> {
@@ -56,7 +59,7 @@ fn docker_run(site: &Site) -> Result<Arc<dyn Handler>, WorkerError> {
     }
     let parts = Parts {
         engine: Arc::new(DockerApi::new(address, docker.client_timeout.get())),
-        pipeline: pipeline_settings(&site.settings, &policy),
+        pipeline: pipeline_settings(site, &policy),
         policy,
         crew: site.crew.clone(),
     };
@@ -94,8 +97,8 @@ pub fn policy(settings: &Settings) -> Result<Policy, WorkerError> {
         .map_err(|error| WorkerError::Handler { kind: DockerRun::KIND, reason: error.to_string() })
 }
 
-fn pipeline_settings(settings: &Settings, policy: &Policy) -> pipeline::Settings {
-    let streams = &settings.streams;
+fn pipeline_settings(site: &Site, policy: &Policy) -> pipeline::Settings {
+    let (settings, streams) = (&site.settings, &site.settings.streams);
     let line_max = policy.rules(&QueueName::default()).progress_line_max;
     pipeline::Settings {
         linger: streams.linger.get(),
@@ -106,6 +109,7 @@ fn pipeline_settings(settings: &Settings, policy: &Policy) -> pipeline::Settings
             idle: streams.idle_timeout.get(),
             total: Some(streams.total_timeout.get()).filter(|total| !total.is_zero()),
         },
+        girder: site.girder.clone(),
         ..pipeline::Settings::new(settings.work_dir.clone())
     }
 }

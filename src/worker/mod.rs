@@ -17,10 +17,12 @@ use crate::broker::{self, Broker, BrokerError, BrokerUrl, Command, OpenOptions, 
 use crate::cancel::{CancelReason, CancelScope};
 use crate::config::Settings;
 use crate::crew::Crew;
+use crate::error::TaskError;
 use crate::events::reporter::LogLimits;
 use crate::events::subject::Subject;
 use crate::events::{Bus, Event, EventFilter, EventStart};
 use crate::executor::{self, Executor, Parts};
+use crate::girder;
 use crate::handler::Identity;
 use crate::ledger::Ledger;
 use crate::lifecycle::{LifePhase, Lifecycle};
@@ -63,6 +65,9 @@ pub enum WorkerError {
         /// Why.
         reason: String,
     },
+    /// What Girder clients need.
+    #[error(transparent)]
+    Girder(TaskError),
     /// The task's record cannot be found after its end.
     #[error("the task ended without a record: {0}")]
     NoRecord(String),
@@ -117,7 +122,10 @@ impl Worker {
         let ledger = Ledger::new();
         let lifecycle = Lifecycle::new();
         let background = CancelScope::new();
+        let girder =
+            girder::Site::new(settings.girder.clone(), &settings.tls).map_err(WorkerError::Girder)?;
         let site = Site {
+            girder: Arc::new(girder),
             settings: settings.clone(),
             crew: crew.clone(),
             ledger: ledger.clone(),

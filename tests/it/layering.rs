@@ -18,10 +18,11 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("handler", &["task", "events"]),
     ("ledger", &["task"]),
     ("ping", &["task", "events", "handler"]),
-    ("pipeline", &["task", "events", "store", "handler", "http"]),
+    ("girder", &["task", "http"]),
+    ("pipeline", &["task", "events", "store", "handler", "http", "girder"]),
     ("docker", &["task", "events", "store", "handler", "http", "policy", "pipeline"]),
     ("executor", &["task", "events", "store", "broker", "handler", "ledger", "config"]),
-    ("config", &["docker", "policy"]),
+    ("config", &["docker", "policy", "girder"]),
 ];
 
 /// The composition root and the command line know everybody.
