@@ -14,6 +14,7 @@ pub mod driver;
 pub mod fifo;
 pub mod lines;
 mod mentions;
+pub mod outputs;
 pub mod plan;
 pub mod settings;
 pub mod staging;

@@ -121,7 +121,7 @@ fn open_folder(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     }
 }
 
-fn each_entry(folder: &OwnedFd, mut visit: impl FnMut(&CStr, Type)) -> Result<(), Errno> {
+pub(super) fn each_entry(folder: &OwnedFd, mut visit: impl FnMut(&CStr, Type)) -> Result<(), Errno> {
     let mut entries =
         Dir::openat(folder, c".", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     for entry in entries.iter() {
