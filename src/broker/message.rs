@@ -11,6 +11,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{Extender, Settler};
+use crate::task::json::Json;
+use crate::task::jsonpickle::KeyOrder;
+use crate::task::message::Properties;
 use crate::task::{ContentType, Priority, QueueName, RawMessage, Task, TaskId, envelope};
 
 /// A message's identity at its broker; stays the same when the message is handed over again.
@@ -37,12 +40,31 @@ pub struct Delivery {
     pub content_encoding: Option<String>,
     /// Headers, as the broker has them.
     pub headers: BTreeMap<String, Value>,
+    /// Whether nested tables in the headers kept the order in which they were sent.
+    pub header_order: KeyOrder,
+    /// Where an answer goes and what it repeats, where the broker carries that.
+    pub properties: Properties,
     /// When it was submitted, where the broker knows.
     pub submitted: Option<Timestamp>,
     /// Whether it was handed over before.
     pub redelivered: bool,
     /// The timed right to it.
     pub lease: Lease,
+}
+
+impl Delivery {
+    /// The message as the decoders of other producers' messages read it.
+    pub fn raw(&self) -> RawMessage {
+        RawMessage {
+            headers: self.headers.iter().map(|(name, value)| (name.clone(), Json::from(value))).collect(),
+            header_order: self.header_order,
+            properties: self.properties.clone(),
+            content_type: self.content_type.clone(),
+            content_encoding: self.content_encoding.clone(),
+            queue: Some(self.queue.to_string()),
+            body: self.body.clone(),
+        }
+    }
 }
 
 impl fmt::Debug for Delivery {

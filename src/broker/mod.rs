@@ -125,6 +125,17 @@ pub enum Extended {
 pub trait Settler: Send + Sync {
     /// Ends the lease as `settlement` says. Never an error: what cannot be known is [`Settled::Unknown`].
     async fn settle(self: Box<Self>, settlement: Settlement) -> Settled;
+
+    /// Whether [`Settler::forward`] is possible here.
+    fn forwards(&self) -> bool {
+        false
+    }
+
+    /// Ends the lease by moving the message, byte for byte, to another queue of the same broker. Nothing happens, and the
+    /// lease lapses, where [`Settler::forwards`] says no.
+    async fn forward(self: Box<Self>, _queue: &QueueName) -> Settled {
+        Settled::Unknown
+    }
 }
 
 /// How a lease ends.

@@ -49,6 +49,16 @@ pub struct Settings {
     pub girder: crate::girder::Settings,
     /// Whose certificates are trusted.
     pub tls: crate::girder::settings::Tls,
+    /// What a Celery worker in this one's place would do.
+    pub celery: Celery,
+}
+
+/// What a Celery worker in this one's place would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Celery {
+    /// The queue to which tasks of names that are not ours are passed on; empty: they are parked.
+    pub forward_unknown_to: String,
 }
 
 /// The address of a broker or store; shown without its password.

@@ -21,7 +21,7 @@ use crate::handler::{Admit, Attempt, Demand, Handler, Remains};
 use crate::ledger::{Live, LivePhase};
 use crate::lifecycle::LifePhase;
 use crate::store::{Expected, Put, Record, Revision, StoreError, Versioned};
-use crate::task::{Arg, ContentType, DecodeError, Task, envelope};
+use crate::task::{Arg, ContentType, DecodeError, Decoded, Task, UnknownTask, celery, envelope, message};
 
 /// A charged attempt on its way: everything that settlement needs.
 pub(super) struct Charge {
@@ -152,7 +152,8 @@ async fn meet(
     room: Option<OwnedSemaphorePermit>,
 ) {
     let task = match decode(&context, &delivery) {
-        Ok(task) => Arc::new(task),
+        Ok(Decoded::Task(task)) => Arc::new(task),
+        Ok(Decoded::Unknown(unknown)) => return pass_on(&context, delivery, &unknown).await,
         Err(error) => return refuse(&context, &source, delivery, error).await,
     };
     tracing::debug!(task = %task.id, kind = task.kind, redelivered = delivery.redelivered, "received");
@@ -187,13 +188,55 @@ async fn meet(
     admit(&context, &source, &task, delivery, (room, handler, demand)).await;
 }
 
-fn decode(context: &Context, delivery: &Delivery) -> Result<Task, DecodeError> {
-    let content_type = ContentType::detect(delivery.content_type.as_deref(), &delivery.body)?;
-    let mut task = envelope::decode(&delivery.body, content_type, &context.settings.limits)?;
+fn decode(context: &Context, delivery: &Delivery) -> Result<Decoded, DecodeError> {
+    let limits = &context.settings.limits;
+    // Native envelopes are read once; whatever is none goes to the reader of all kinds, which tells what it lacks.
+    let native = if delivery.headers.contains_key("task") {
+        None
+    } else {
+        ContentType::detect(delivery.content_type.as_deref(), &delivery.body)
+            .and_then(|content_type| envelope::decode(&delivery.body, content_type, limits))
+            .ok()
+    };
+    let mut task = match native {
+        Some(task) => task,
+        None => match message::decode(&delivery.raw(), limits)? {
+            Decoded::Task(task) => task,
+            unknown @ Decoded::Unknown(_) => return Ok(unknown),
+        },
+    };
     // The queue it came from is where it is; a plain publish may name none.
     task.queue = delivery.queue.clone();
     apply_rules(&context.settings.rules, &mut task);
-    Ok(task)
+    Ok(Decoded::Task(task))
+}
+
+/// A Celery task of a name that is not ours: to the queue of the workers that know it, byte for byte, or parked with advice.
+async fn pass_on(context: &Context, delivery: Delivery, unknown: &UnknownTask) {
+    let settler = delivery.lease.settler;
+    let name = &unknown.name;
+    let reason = match &context.settings.forward_unknown_to {
+        Some(queue) if *queue == delivery.queue => format!(
+            "no worker on the queue {queue} knows the Celery task {name:?}, and celery.forward_unknown_to names this very queue; start a Python worker on another queue and name that"
+        ),
+        Some(queue) if settler.forwards() => {
+            let ended = settler.forward(queue).await;
+            if ended == Settled::Settled {
+                tracing::info!(task = name, %queue, "passed on: its name is none of ours");
+            } else {
+                tracing::warn!(task = name, %queue, ?ended, "could not be passed on: it comes again");
+            }
+            return;
+        }
+        Some(_) => format!(
+            "the Celery task {name:?} is not known here, and this broker cannot pass it on to celery.forward_unknown_to; let its producer name that queue"
+        ),
+        None => format!(
+            "the Celery task {name:?} is not known here: set celery.forward_unknown_to to a queue on which a Python worker knows it (such as local), or let its producer name that queue"
+        ),
+    };
+    tracing::warn!(message = %delivery.message, queue = %delivery.queue, reason, "parked");
+    let _ = settler.settle(Settlement::DeadLetter { reason }).await;
 }
 
 /// Fills in what the first rule for the task's image says and the task does not.
@@ -228,8 +271,9 @@ async fn settled(task: &Task, delivery: Delivery, settlement: Settlement) {
     }
 }
 
-/// A message that cannot be decoded: given back while another worker may know it, else parked.
-async fn refuse(context: &Context, source: &SourceRuntime, delivery: Delivery, error: DecodeError) {
+/// A message that cannot be decoded: given back while another worker may know it, else parked. Its sender is answered
+/// where it can be told who that is.
+async fn refuse(context: &Arc<Context>, source: &Arc<SourceRuntime>, delivery: Delivery, error: DecodeError) {
     let known_elsewhere = match &error {
         DecodeError::Version(version) => others(context, source)
             .await
@@ -244,13 +288,25 @@ async fn refuse(context: &Context, source: &SourceRuntime, delivery: Delivery, e
         | DecodeError::Unusable { .. }
         | DecodeError::Transform { .. } => false,
     };
-    let settlement = if known_elsewhere {
-        Settlement::Release { after: damped(context) }
-    } else {
-        tracing::warn!(message = %delivery.message, queue = %delivery.queue, %error, "parked: it is no task");
-        Settlement::DeadLetter { reason: error.to_string() }
+    if known_elsewhere {
+        let _ = delivery.lease.settler.settle(Settlement::Release { after: damped(context) }).await;
+        return;
+    }
+    tracing::warn!(message = %delivery.message, queue = %delivery.queue, %error, "parked: it is no task");
+    let refused = celery::refused(&delivery.raw(), &context.settings.limits);
+    // Whoever has a record is a task that was read before: a garbled message of its id must not end it.
+    let unrecorded = match &refused {
+        Some(task) => matches!(context.store.load(&task.id).await, Ok(None)),
+        None => false,
     };
-    let _ = delivery.lease.settler.settle(settlement).await;
+    if let Some(mut task) = refused.filter(|_| unrecorded) {
+        task.queue = delivery.queue.clone();
+        let error = TaskError::poison("undecodable", error.to_string());
+        settle::without_attempt(context, source, &Arc::new(task), delivery, error).await;
+    } else {
+        let reason = error.to_string();
+        let _ = delivery.lease.settler.settle(Settlement::DeadLetter { reason }).await;
+    }
 }
 
 /// A kind that is not known here: given back while a live worker knows it, else parked.

@@ -76,6 +76,8 @@ pub struct Settings {
     pub work_dir: PathBuf,
     /// Share of the file system, 0-1.
     pub disk_high_water: f64,
+    /// Where Celery tasks of names that are not ours are passed on to.
+    pub forward_unknown_to: Option<QueueName>,
     /// How long running attempts may go on after a drain began.
     pub drain_timeout: Duration,
     /// What becomes of those that still run then.

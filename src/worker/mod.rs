@@ -326,6 +326,7 @@ fn executor_settings(settings: &Settings, lanes: usize, queues: &[QueueName]) ->
         },
         work_dir: settings.work_dir.clone(),
         disk_high_water: worker.disk_high_water,
+        forward_unknown_to: QueueName::new(settings.celery.forward_unknown_to.as_str()).ok(),
         drain_timeout: worker.drain_timeout.get(),
         on_drain_timeout: worker.on_drain_timeout,
         adopt_window: worker.adopt_window.get(),

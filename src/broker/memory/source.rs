@@ -14,6 +14,8 @@ use crate::broker::{
     BrokerError, Delivery, Extended, Extender, MessageId, Settled, Settlement, Settler, Source,
 };
 use crate::cancel::CancelScope;
+use crate::task::jsonpickle::KeyOrder;
+use crate::task::message::Properties;
 
 #[async_trait]
 impl Source for Client {
@@ -83,6 +85,8 @@ impl Client {
             content_type: Some(submission.content_type),
             content_encoding: submission.content_encoding,
             headers: submission.headers,
+            header_order: KeyOrder::Kept,
+            properties: Properties::default(),
             submitted: Some(claimed.submitted),
             redelivered: claimed.redelivered,
             lease: Lease { until, duration: self.options.lease, extender: claim(), settler: claim() },

@@ -14,6 +14,8 @@ use crate::broker::{
 };
 use crate::cancel::CancelScope;
 use crate::sqlite::{Signal, Waiter, clock};
+use crate::task::jsonpickle::KeyOrder;
+use crate::task::message::Properties;
 
 /// Fetches for one client.
 pub(super) struct Fetcher {
@@ -91,6 +93,8 @@ impl Fetcher {
             content_type: Some(claimed.content_type),
             content_encoding: claimed.content_encoding,
             headers: claimed.headers,
+            header_order: KeyOrder::Kept,
+            properties: Properties::default(),
             submitted: Some(clock::timestamp(claimed.submitted)),
             redelivered: claimed.key.token > 1,
             lease,

@@ -77,6 +77,18 @@ pub fn sender(message: &RawMessage, limits: &Limits) -> Option<(CeleryContext, O
     Some((context, girder::context(message).unwrap_or_default()))
 }
 
+/// A task without arguments that stands for a refused message, so that its sender and its Girder job hear of the refusal.
+/// None when the message does not say which task it was.
+pub fn refused(message: &RawMessage, limits: &Limits) -> Option<Task> {
+    let (context, girder) = sender(message, limits)?;
+    let mut task = Task::new("docker_run", super::ArgMap::new());
+    task.id = TaskId::new(context.id.clone()).ok()?;
+    task.generation = Generation(context.retries);
+    task.girder = girder;
+    task.extra.insert(CeleryContext::KEY.to_owned(), context.to_value());
+    Some(task)
+}
+
 /// Refuses serializers whose reading runs code of the sender.
 pub fn refuse_executable(content_type: Option<&str>) -> Result<(), DecodeError> {
     let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();

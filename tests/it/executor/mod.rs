@@ -1,5 +1,6 @@
 //! The executor with a scripted handler over the broker in memory, under paused time: no sockets, no containers.
 
+mod celery;
 mod ends;
 mod fences;
 mod flow;

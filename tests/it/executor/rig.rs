@@ -197,6 +197,7 @@ pub(crate) fn settings(lanes: usize) -> Settings {
         log: LogLimits::default(),
         work_dir: PathBuf::from("/proc"),
         disk_high_water: 1.0,
+        forward_unknown_to: None,
         drain_timeout: Duration::from_secs(60),
         on_drain_timeout: OnDrainTimeout::Stop,
         adopt_window: Duration::from_secs(300),
