@@ -24,6 +24,13 @@ use crate::support::{Outcome, process, rig};
 
 const SETTLE: Duration = Duration::from_secs(5);
 const WATCH: Duration = Duration::from_secs(10);
+/// As long as four heartbeats.
+const LONG_WATCH: Duration = Duration::from_secs(60);
+/// Four heartbeats, at which it also looks for what a lost ring would have told; and the runtime's timer wheel turns
+/// about as often on its way to each of them; a beat may reach over the border of two moments.
+const HEARTBEATS: f64 = 12.0;
+/// Wake-ups within it are one moment.
+const MOMENT: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The first container makes what all others use, too.
 const FURTHER: usize = 8;
@@ -31,7 +38,8 @@ const FURTHER: usize = 8;
 /// Asks.
 pub(crate) async fn ask(peer: &Peer, rounds: u32) -> Outcome<Answer> {
     let mut answer = Answer::begin("idle", "a worker with nothing to do (less is better)");
-    let [mut ready, mut resident, mut wakeups, mut first, mut further, mut limit] = [const { Vec::new() }; 6];
+    let [mut ready, mut resident, mut wakeups, mut moments, mut first, mut further, mut limit] =
+        [const { Vec::new() }; 7];
     let [mut python_ready, mut python_resident, mut python_wakeups] = [const { Vec::new() }; 3];
     for _ in 0..rounds {
         limit.push(says_its_version().await?);
@@ -39,6 +47,7 @@ pub(crate) async fn ask(peer: &Peer, rounds: u32) -> Outcome<Answer> {
         ready.push(round.ready);
         resident.push(round.resident / 1_024.0);
         wakeups.push(round.wakeups);
+        moments.push(round.moments);
         first.push(round.first);
         further.push(round.further);
         if let Some(idle) = peer.idle(SETTLE, WATCH).await? {
@@ -53,6 +62,7 @@ pub(crate) async fn ask(peer: &Peer, rounds: u32) -> Outcome<Answer> {
     answer.add(row.python(Figure::if_any(&python_resident)).below(25.0));
     let row = Row::new("wake-ups per second", Figure::of(&wakeups));
     answer.add(row.python(Figure::if_any(&python_wakeups)));
+    answer.add(Row::new("moments of a minute with a wake-up", Figure::of(&moments)).below(HEARTBEATS));
     answer.add(Row::new("the first running container adds, KiB", Figure::of(&first)));
     answer.add(Row::new("each further one adds, KiB", Figure::of(&further)).below(200.0));
     Ok(answer.end())
@@ -62,6 +72,7 @@ struct Round {
     ready: f64,
     resident: f64,
     wakeups: f64,
+    moments: f64,
     first: f64,
     further: f64,
 }
@@ -75,9 +86,7 @@ async fn round() -> Outcome<Round> {
     let id = worker.id().ok_or("the worker ended")?;
     tokio::time::sleep(SETTLE).await;
     let resident = process::resident(id)?;
-    let before = process::sleeps(id)?;
-    tokio::time::sleep(WATCH).await;
-    let wakeups = process::wakeups_since(id, &before)? / WATCH.as_secs_f64();
+    let (wakeups, moments) = watch(id).await?;
     let broker = rig::client(&rig::settings(folder.path(), 1)?).await?;
     let one = run_containers(&broker, 1).await?;
     let with_one = process::resident(id)?;
@@ -87,7 +96,22 @@ async fn round() -> Outcome<Round> {
     end(worker).await?;
     #[expect(clippy::cast_precision_loss, reason = "a handful")]
     let further = (with_all - with_one) / FURTHER as f64;
-    Ok(Round { ready, resident, wakeups, first: with_one - resident, further })
+    Ok(Round { ready, resident, wakeups, first: with_one - resident, moments, further })
+}
+
+/// Wake-ups of its threads per second, and how many moments of a minute had one.
+async fn watch(id: u32) -> Outcome<(f64, f64)> {
+    let begin = Instant::now();
+    let first = process::sleeps(id)?;
+    let (mut before, mut moments) = (first.clone(), 0.0);
+    while begin.elapsed() < LONG_WATCH {
+        tokio::time::sleep(MOMENT).await;
+        if process::wakeups_since(id, &before)? > 0.0 {
+            moments += 1.0;
+            before = process::sleeps(id)?;
+        }
+    }
+    Ok((process::wakeups_since(id, &first)? / LONG_WATCH.as_secs_f64(), moments))
 }
 
 fn start(state: &Path) -> Outcome<Child> {

@@ -28,6 +28,8 @@ mod task;
 
 use std::process::ExitCode;
 
+use std::time::Duration;
+
 use clap::{Parser, Subcommand};
 
 use context::Context;
@@ -143,9 +145,14 @@ impl Command {
     }
 }
 
+/// Longer than from one heartbeat to the next: a thread that ends between them is one more moment at which an idle worker
+/// wakes, and the next heartbeat has to start another one.
+const BETWEEN_HEARTBEATS: Duration = Duration::from_secs(20);
+
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .thread_keep_alive(BETWEEN_HEARTBEATS)
         .build()
         .map_err(|error| CliError::Infrastructure(format!("no threads can be started: {error}")))
 }

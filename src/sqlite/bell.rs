@@ -9,7 +9,8 @@
 //!   then rings to it fail at once and cost nothing: it will look anyway before it waits.
 //! - Each peer has a sending socket of its own, because undelivered rings are charged to the sender's buffer.
 //! - The folder is read again only when its time of change moved, or is so fresh that a change may hide in it.
-//! - A look every [`SAFETY`] finds what a lost ring would have told.
+//! - A look every [`SAFETY`] finds what a lost ring would have told. All waiters of a process look at the same moments: each
+//!   moment at which an idle process wakes costs more than what it does then.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -26,9 +27,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::UnixDatagram;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-/// How long a waiter trusts the bell.
-const SAFETY: Duration = Duration::from_secs(5);
+/// How long a waiter trusts its bell: as long as presence is announced at, so that an idle worker wakes for both at once.
+const SAFETY: Duration = Duration::from_secs(15);
+/// How long one waits that has no socket and hears this process alone.
+const DEAF: Duration = Duration::from_secs(5);
 /// The coarsest clock with which a file system stamps changes, with room to spare.
 const STAMP: Duration = Duration::from_millis(50);
 /// The longest path of a socket (`sun_path` holds 108 bytes with the final zero).
@@ -281,11 +285,19 @@ impl Waiter {
                 std::future::pending::<()>().await;
             }
         };
+        let pause = if self.socket.is_some() { SAFETY } else { DEAF };
         tokio::select! {
             // Never an error: who holds the database holds its bell.
             _ = self.local.changed() => {}
             () = remote => {}
-            () = tokio::time::sleep(SAFETY) => {}
+            () = tokio::time::sleep_until(next_look(pause)) => {}
         }
     }
+}
+
+/// The next of the moments, `pause` apart, at which this process looks for what its bells did not tell.
+fn next_look(pause: Duration) -> Instant {
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let passed = FIRST.elapsed().as_nanos() / pause.as_nanos().max(1);
+    *FIRST + pause.saturating_mul(u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1))
 }
