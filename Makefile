@@ -1,6 +1,6 @@
 # Everything a person does here by hand. `make` lists it. CARGO_TARGET_DIR is honoured throughout.
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint fmt
+.PHONY: help demo test bench fuzz lint fmt
 
 shell_scripts := scripts/* .ci/run tests/it/support/rabbitmq-node tests/it/support/shared-server tests/peer/girder/install tests/peer/girder/start bench/peers/install bench/peers/leash
 nextest_profile := $(if $(CI),ci,default)
@@ -24,6 +24,10 @@ bench: ## measure against the machine's limits and the Python worker; bench/READ
 	@scripts/docker-engine
 	@scripts/busybox-image
 	cargo bench --bench figures
+
+fuzz: ## feed every decoder rubbish, each for FUZZ_SECONDS (1200); needs a nightly compiler
+	@scripts/c-compiler
+	@scripts/fuzz
 
 lint: ## formatting, clippy, shellcheck and cargo-deny (the last two where they are installed)
 	cargo fmt --check

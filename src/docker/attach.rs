@@ -1,6 +1,7 @@
 //! A container's standard output and error, from before its start to the last byte: to the task's log as lines, or as
 //! raw bytes to where the pipeline wants them. Bounded in memory however much is printed; never left unread, because an
-//! unread attachment keeps the engine from removing the container.
+//! unread attachment keeps the engine from removing the container. Called by the driver of a container and by the fuzz
+//! target of the engine's frames.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,7 +22,7 @@ const LAST_LINES: usize = 10;
 const LAST_BYTES: usize = 2 << 10;
 
 /// Where a container's output goes.
-pub(super) struct Outlet {
+pub struct Outlet {
     report: Reporter,
     stdout: Lines,
     stderr: Lines,
@@ -36,8 +37,9 @@ struct LastLines {
 }
 
 impl Outlet {
-    /// To the log of the attempt that `report` tells of, as far as the pipeline does not want the bytes themselves.
-    pub(super) fn new(report: Reporter, line_max: usize, raw: StandardStreams) -> Self {
+    /// To the log of the attempt that `report` tells of, as far as the pipeline does not want the bytes themselves, in
+    /// lines of at most `line_max` bytes.
+    pub fn new(report: Reporter, line_max: usize, raw: StandardStreams) -> Self {
         Self {
             report,
             raw,
@@ -49,7 +51,7 @@ impl Outlet {
 
     /// Carries all that comes to where it belongs, until the stream ends. Once `ended` is canceled, a silent stream counts
     /// as ended, too.
-    pub(super) async fn drain(
+    pub async fn drain(
         &mut self,
         mut output: BoxStream<'static, Result<Output, EngineError>>,
         ended: &CancellationToken,
@@ -69,7 +71,7 @@ impl Outlet {
     }
 
     /// Tells unfinished lines, ends the raw streams and returns the container's last words.
-    pub(super) fn finish(mut self) -> String {
+    pub fn finish(mut self) -> String {
         let report = self.report;
         self.stdout.finish(&mut |line| report.log(LogStream::Stdout, line));
         let last = &mut self.last;

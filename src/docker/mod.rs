@@ -6,7 +6,7 @@
 pub mod address;
 pub mod api;
 pub mod args;
-mod attach;
+pub mod attach;
 pub mod cleaner;
 mod container;
 mod credentials;
