@@ -23,6 +23,7 @@ mod generate;
 mod queue;
 mod redact;
 mod schema;
+mod streams;
 mod submit;
 mod task;
 

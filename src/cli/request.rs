@@ -7,6 +7,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::error::CliError;
+use super::streams::{Places, StreamFlags};
 use crate::docker::args::DockerRun;
 use crate::retry::RetryPolicy;
 use crate::task::{Arg, ArgMap, ContentType, Limits, Priority, QueueName, Task, TaskId, envelope};
@@ -34,6 +35,8 @@ pub(crate) struct ContainerFlags {
     /// Keep the container after its end
     #[arg(long)]
     pub(crate) keep: bool,
+    #[command(flatten)]
+    pub(crate) streams: StreamFlags,
 }
 
 /// What any task may say of itself.
@@ -127,14 +130,15 @@ pub(crate) fn from_flags(words: &[String], container: &ContainerFlags) -> Result
     if let Some(entrypoint) = &container.entrypoint {
         args.insert("entrypoint".to_owned(), Arg::List(vec![Arg::from(entrypoint.as_str())]));
     }
+    let here = std::env::current_dir()
+        .map_err(|error| CliError::Infrastructure(format!("the current folder cannot be told: {error}")))?;
+    let mut places = Places::declare(&container.streams, &here)?;
     if !arguments.is_empty() {
-        let arguments = arguments.iter().map(|text| Arg::from(text.as_str())).collect();
+        let arguments: Vec<Arg> =
+            arguments.iter().map(|text| places.place(text)).collect::<Result<_, CliError>>()?;
         args.insert("container_args".to_owned(), Arg::List(arguments));
     }
     if !container.volume.is_empty() {
-        let here = std::env::current_dir().map_err(|error| {
-            CliError::Infrastructure(format!("the current folder cannot be told: {error}"))
-        })?;
         let binds: Result<Vec<Arg>, CliError> =
             container.volume.iter().map(|text| volume(text, &here)).collect();
         args.insert("volumes".to_owned(), Arg::List(binds?));
@@ -142,9 +146,13 @@ pub(crate) fn from_flags(words: &[String], container: &ContainerFlags) -> Result
     if container.keep {
         args.insert("remove_container".to_owned(), Arg::Bool(false));
     }
-    let options = options(container)?;
+    let options = options(container, &mut places)?;
     if !options.is_empty() {
         args.insert("options".to_owned(), Arg::Map(options));
+    }
+    let connectors = places.connectors()?;
+    if !connectors.is_empty() {
+        args.insert("stream_connectors".to_owned(), Arg::List(connectors));
     }
     Ok(Task::new("docker_run", args))
 }
@@ -188,13 +196,13 @@ fn normal(path: &Path) -> PathBuf {
     out
 }
 
-fn options(container: &ContainerFlags) -> Result<ArgMap, CliError> {
+fn options(container: &ContainerFlags, places: &mut Places) -> Result<ArgMap, CliError> {
     let mut options = ArgMap::new();
     if !container.env.is_empty() {
         let mut environment = ArgMap::new();
         for text in &container.env {
             if let Some((name, value)) = variable(text, |name| std::env::var(name).ok())? {
-                environment.insert(name, Arg::Text(value));
+                environment.insert(name, places.place(&value)?);
             }
         }
         options.insert("environment".to_owned(), Arg::Map(environment));

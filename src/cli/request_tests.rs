@@ -48,6 +48,7 @@ fn flags_become_the_arguments_that_a_producer_would_send() {
         entrypoint: Some("sh".to_owned()),
         options: vec!["network=none".to_owned(), "pids_limit=64".to_owned()],
         keep: true,
+        streams: StreamFlags::default(),
     };
     let task = from_flags(&words("busybox:latest -c --env"), &container).unwrap();
     assert_eq!(

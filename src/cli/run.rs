@@ -9,6 +9,7 @@ use super::error::CliError;
 use super::output::Output;
 use super::progress::{Display, Shown};
 use super::request::{self, ContainerFlags, TaskFlags};
+use super::streams;
 use super::watch::end_in_words;
 use crate::store::{Outcome, Record};
 use crate::worker;
@@ -27,7 +28,7 @@ not be made, 126: its program cannot be run, 127: its program was not found.";
 
 /// Run a container task here and now, without a queue.
 #[derive(Debug, Args)]
-#[command(override_usage = USAGE, after_help = EXAMPLES)]
+#[command(override_usage = USAGE, after_help = format!("{EXAMPLES}\n\n{}", streams::EXAMPLES))]
 pub(crate) struct Run {
     /// The image, and what its program is given
     #[arg(value_name = "IMAGE [ARGS]", trailing_var_arg = true, required = true)]
@@ -44,11 +45,18 @@ pub(crate) struct Run {
 impl Run {
     /// Does what was asked.
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
+        let json = self.json || context.output.is_json();
+        if json && self.container.streams.uses_our_output() {
+            return Err(CliError::Usage(
+                "--json: events and a stream to - would mix on standard output; send the stream to stderr or a URL"
+                    .to_owned(),
+            ));
+        }
         let mut task = request::from_flags(&self.words, &self.container)?;
         self.task.apply(&mut task)?;
         request::check(&task)?;
         context.make_state_dir()?;
-        let shown = if self.json || context.output.is_json() { Shown::Events } else { Shown::Everything };
+        let shown = if json { Shown::Events } else { Shown::Everything };
         let mut display = Display::new(context.output, shown);
         let mut told = Ok(());
         let watch = |event: &crate::events::Event| {

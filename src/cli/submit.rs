@@ -10,6 +10,7 @@ use super::context::Context;
 use super::error::CliError;
 use super::progress::Shown;
 use super::request::{self, ContainerFlags, QueueFlags, TaskFlags};
+use super::streams;
 use super::watch::{self, Watch};
 use crate::broker::{Broker, Submission, Submitted};
 use crate::events::{Event, EventData};
@@ -31,7 +32,7 @@ soon as the task is durably queued. With --wait the exit code is 1 when a task f
 
 /// Put a task into a queue and print its id.
 #[derive(Debug, Args)]
-#[command(override_usage = USAGE, after_help = EXAMPLES)]
+#[command(override_usage = USAGE, after_help = format!("{EXAMPLES}\n\n{}", streams::EXAMPLES))]
 pub(crate) struct Submit {
     /// Read the task from a file, - being standard input (longshore schema task tells its form)
     #[arg(long, value_name = "FILE", conflicts_with = "words")]

@@ -6,6 +6,7 @@ mod policy;
 mod queue;
 mod run_and_worker;
 mod settings;
+mod streams;
 mod submit;
 mod task;
 
