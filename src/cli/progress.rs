@@ -3,9 +3,11 @@
 //! The container's standard output goes to ours, its standard error and the worker's notes to standard error, where the
 //! bar is drawn as well, so that output can be piped while the bar is watched.
 
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::error::CliError;
 use super::output::Output;
@@ -44,7 +46,7 @@ impl Shown {
 pub(crate) struct Display {
     output: Output,
     shown: Shown,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
     /// The newest attempt seen: what older ones still say is left out.
     newest: Fence,
     /// Without a terminal, only steps of a tenth are told.
@@ -56,11 +58,7 @@ impl Display {
     /// Shows as much as `shown` says.
     pub(crate) fn new(output: Output, shown: Shown) -> Self {
         let drawn = matches!(shown, Shown::Progress | Shown::Everything) && Output::is_watched();
-        let bar = drawn.then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.set_style(spinner());
-            bar
-        });
+        let bar = drawn.then(|| Bar::on(ProgressDrawTarget::stderr()));
         Self { output, shown, bar, newest: Fence(0), told_tenth: None, told_message: None }
     }
 
@@ -98,7 +96,7 @@ impl Display {
     /// Takes the bar off the screen.
     pub(crate) fn end(&mut self) {
         if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
+            bar.drawn.finish_and_clear();
         }
     }
 
@@ -111,10 +109,7 @@ impl Display {
             return;
         }
         match &self.bar {
-            Some(bar) => {
-                bar.set_message(text.to_owned());
-                bar.enable_steady_tick(Duration::from_millis(200));
-            }
+            Some(bar) => bar.step(text),
             None => self.output.note(text),
         }
     }
@@ -139,7 +134,7 @@ impl Display {
     /// The bar is taken off the screen while a line is printed.
     fn above_bar<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
-            Some(bar) => bar.suspend(print),
+            Some(bar) => bar.drawn.suspend(print),
             None => print(),
         }
     }
@@ -149,7 +144,7 @@ impl Display {
             return;
         }
         match &self.bar {
-            Some(bar) => draw(bar, progress),
+            Some(bar) => bar.progress(progress),
             None => self.plain_progress(progress),
         }
     }
@@ -185,54 +180,109 @@ fn share(progress: &Progress) -> Option<u64> {
     (total > 0.0).then(|| (current / total * 100.0).clamp(0.0, 100.0) as u64)
 }
 
-/// A bar counts thousandths where the numbers are small, so that fractions move it.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what a bar can show")]
-fn draw(bar: &ProgressBar, progress: &Progress) {
-    let whole = |number: f64| number.clamp(0.0, 1e15).round() as u64;
-    if let Some(message) = &progress.message {
-        bar.set_message(super::output::short(message, 40));
+/// The bar on the terminal. What it tells is changed as a whole and then drawn once: message and place of one line of
+/// progress are seen together.
+#[derive(Debug)]
+struct Bar {
+    drawn: ProgressBar,
+    told: Arc<Mutex<Told>>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    message: String,
+    current: f64,
+    total: f64,
+}
+
+/// Steps of a whole bar, so that fractions move it, too.
+const WHOLE: u64 = 10_000;
+const MESSAGE_WIDTH: usize = 40;
+/// Between two frames.
+const FRAME: Duration = Duration::from_millis(100);
+
+impl Bar {
+    fn on(target: ProgressDrawTarget) -> Self {
+        let bar = Self { drawn: ProgressBar::with_draw_target(None, target), told: Arc::default() };
+        bar.drawn.set_style(bar.style("{spinner} {told}  {elapsed}"));
+        bar
     }
-    if let Some(total) = progress.total.filter(|total| *total > 0.0) {
-        if bar.length() != Some(whole(total)) {
-            bar.set_style(bar_style());
-            bar.set_length(whole(total));
+
+    fn step(&self, text: &str) {
+        self.tell(|told| text.clone_into(&mut told.message));
+        self.drawn.enable_steady_tick(FRAME);
+        self.drawn.update(|_| {});
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of the whole, clamped"
+    )]
+    #[expect(clippy::cast_precision_loss, reason = "the whole is small")]
+    fn progress(&self, progress: &Progress) {
+        let total = progress.total.filter(|total| *total > 0.0 && total.is_finite());
+        self.tell(|told| {
+            if let Some(message) = &progress.message {
+                told.message = super::output::short(message, MESSAGE_WIDTH);
+            }
+            told.total = total.unwrap_or(0.0);
+            told.current = progress.current.unwrap_or(0.0);
+        });
+        let Some(total) = total else { return self.drawn.update(|_| {}) };
+        if self.drawn.length().is_none() {
+            self.drawn.set_style(self.style("{told:40} [{bar:30}] {count}  {rate}  {eta} left"));
         }
-        bar.set_position(whole(progress.current.unwrap_or(0.0)));
-    } else {
-        bar.tick();
+        let share = (progress.current.unwrap_or(0.0) / total).clamp(0.0, 1.0);
+        self.drawn.update(|state| {
+            state.set_len(WHOLE);
+            state.set_pos((share * WHOLE as f64) as u64);
+        });
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Told)) {
+        change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn style(&self, template: &str) -> ProgressStyle {
+        let with = |write: fn(&Told, &ProgressState) -> String| {
+            let told = self.told.clone();
+            move |state: &ProgressState, text: &mut dyn Write| {
+                let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                // Into memory, which cannot fail.
+                let _ = text.write_str(&write(&told, state));
+            }
+        };
+        ProgressStyle::with_template(template)
+            .expect("invariant: the templates in this file are readable")
+            .progress_chars("=> ")
+            .with_key("told", with(|told, _| told.message.clone()))
+            .with_key("count", with(|told, _| format!("{}/{}", number(told.current), number(told.total))))
+            .with_key("rate", with(rate))
     }
 }
 
-fn bar_style() -> ProgressStyle {
-    style("{msg:40} [{bar:30}] {pos}/{len}  {per_sec}  {eta} left")
+/// How fast it goes, in the units of the container's own numbers.
+#[expect(clippy::cast_precision_loss, reason = "the whole is small")]
+fn rate(told: &Told, state: &ProgressState) -> String {
+    format!("{}/s", short_number(state.per_sec() * told.total / WHOLE as f64))
 }
 
-fn spinner() -> ProgressStyle {
-    style("{spinner} {msg}  {elapsed}")
+/// Whole where it is whole, else with at most two decimals.
+fn number(number: f64) -> String {
+    let text = format!("{number:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template)
-        .expect("invariant: the templates in this file are readable")
-        .progress_chars("=> ")
+/// Three digits, as much as can be read while it changes.
+fn short_number(number: f64) -> String {
+    match number.abs() {
+        size if size >= 100.0 => format!("{number:.0}"),
+        size if size >= 10.0 => format!("{number:.1}"),
+        _ => format!("{number:.2}"),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_style_can_be_read() {
-        let _ = (bar_style(), spinner());
-    }
-
-    #[test]
-    fn a_share_is_told_only_where_there_is_a_total() {
-        let progress = |current, total| Progress { message: None, current, total };
-        assert_eq!(share(&progress(Some(5.0), Some(20.0))), Some(25));
-        assert_eq!(share(&progress(Some(50.0), Some(20.0))), Some(100));
-        assert_eq!(share(&progress(Some(-1.0), Some(20.0))), Some(0));
-        assert_eq!(share(&progress(Some(5.0), Some(0.0))), None);
-        assert_eq!(share(&progress(Some(5.0), None)), None);
-    }
-}
+#[path = "progress_tests.rs"]
+mod tests;
