@@ -1,5 +1,6 @@
 //! Pipelines around real processes: a child of the test stands for the container, and the host's paths for its own.
 
+mod flipper;
 mod http;
 mod pipes;
 mod progress;
@@ -99,8 +100,15 @@ impl Rig {
     }
 
     async fn with(request: Request, change: impl FnOnce(&mut Settings)) -> Result<Rig, TaskError> {
+        Self::of(Attempt::detached(Task::new("docker_run", ArgMap::new())), request, change).await
+    }
+
+    async fn of(
+        attempt: Attempt,
+        request: Request,
+        change: impl FnOnce(&mut Settings),
+    ) -> Result<Rig, TaskError> {
         let work_dir = Arc::new(tempfile::tempdir().unwrap());
-        let attempt = Attempt::detached(Task::new("docker_run", ArgMap::new()));
         let (stdout, stderr) = (Written::default(), Written::default());
         let mut settings = Settings::new(work_dir.path());
         settings.host = HostStreams::to(Box::new(stdout.clone()), Box::new(stderr.clone()));

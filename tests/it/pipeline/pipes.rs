@@ -1,13 +1,6 @@
 //! Named pipes and connectors: every byte arrives, and whoever opens late, never, early or twice hangs nobody.
 
-use std::fs::File;
-use std::os::unix::fs::symlink;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use longshore::cancel::CancelReason;
-use longshore::pipeline::fifo::Fifo;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde_json::json;
 
 use super::*;
@@ -173,52 +166,6 @@ async fn a_stream_that_makes_no_sense_says_what_is_wrong() {
         let error = Rig::with(request(&args), |_| {}).await.err().unwrap();
         assert!(error.message.contains(says), "{error}");
     }
-}
-
-/// A process that swaps what stands at a FIFO's path gains nothing: what is opened is our FIFO, or nothing is.
-#[test]
-fn ten_thousand_opens_against_a_flipper_open_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
-    let canary = folder.path().join("canary");
-    std::fs::write(&canary, bytes(64)).unwrap();
-    let file = Arc::new(File::open(folder.path()).unwrap());
-    let fifo = Fifo::make(&file, folder.path(), "pipe").unwrap();
-    Fifo::make(&file, folder.path(), "other").unwrap();
-    let (link, hold) = (folder.path().join("link"), fifo.hold().unwrap());
-    symlink(&canary, &link).unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let flipper = {
-        let (stop, pipe, others) =
-            (stop.clone(), fifo.path().to_owned(), [link, canary.clone(), folder.path().join("other")]);
-        std::thread::spawn(move || {
-            let mut flips = 0_u64;
-            while !stop.load(Ordering::Relaxed) {
-                for other in &others {
-                    for _ in 0..2 {
-                        renameat2(AT_FDCWD, &pipe, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE).unwrap();
-                        flips += 1;
-                    }
-                }
-            }
-            flips
-        })
-    };
-    let (mut opened, mut refused) = (0, 0);
-    for _ in 0..10_000 {
-        match fifo.writer() {
-            Ok(writer) => {
-                nix::unistd::write(&writer, b"x").unwrap();
-                let mut got = [0; 1];
-                nix::unistd::read(&hold, &mut got).unwrap();
-                opened += 1;
-            }
-            Err(_) => refused += 1,
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
-    let flips = flipper.join().unwrap();
-    assert!(opened > 0 && refused > 0 && flips > 0, "{opened} opened, {refused} refused, {flips} flips");
-    assert_eq!(std::fs::read(canary).unwrap(), bytes(64));
 }
 
 #[tokio::test]

@@ -1,6 +1,13 @@
 //! Progress pipes: opened again and again, fed rubbish, or never ending a line.
 
-use longshore::events::Progress;
+use std::time::Instant;
+
+use longshore::cancel::CancelScope;
+use longshore::crew::Crew;
+use longshore::events::reporter::{LogLimits, Reporter};
+use longshore::events::{Bus, EventData, EventSink, Notice, Progress, SinkError};
+use longshore::handler::{FenceGate, Identity};
+use longshore::task::Fence;
 use serde_json::json;
 
 use super::*;
@@ -51,6 +58,75 @@ async fn progress_is_heard_while_the_container_runs() {
     eventually(DEADLINE, "progress", async || rig.attempt.report().snapshot().1.progress).await;
     container.kill().await;
     rig.run("true").await.streams.unwrap();
+}
+
+/// Half of all lines are events on the bus within 5 ms of their being written; the rest is what a busy machine adds, and
+/// the figures are printed (`--nocapture` shows them).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_is_an_event_within_five_milliseconds() {
+    const LINES: u32 = 200;
+    let (sink, mut events) = Timed::new();
+    let bus = Bus::new(vec![sink], 1e9, Crew::new());
+    let mut rig = Rig::of(attempt_on(bus), progress_pipe(), |_| {}).await.unwrap();
+    rig.pipeline.open().unwrap();
+    let pipe = rig.host(&rig.plan.arguments[0]);
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut pipe = std::fs::OpenOptions::new().write(true).open(pipe).unwrap();
+        let mut delays = Vec::new();
+        for n in 0..LINES {
+            let written = Instant::now();
+            std::io::Write::write_all(&mut pipe, format!("{{\"current\": {n}}}\n").as_bytes()).unwrap();
+            let told = events.blocking_recv().unwrap();
+            delays.push(told.duration_since(written));
+        }
+        delays
+    });
+    let mut delays = writing.await.unwrap();
+    delays.sort_unstable();
+    let at = |percent: usize| delays[(delays.len() * percent / 100).min(delays.len() - 1)];
+    println!("from a line to its event: median {:?}, p99 {:?}, most {:?}", at(50), at(99), at(100));
+    assert!(at(50) < Duration::from_millis(5), "{:?}", at(50));
+    rig.run("true").await.assert_clean();
+}
+
+/// An attempt that tells `bus`.
+fn attempt_on(bus: Bus) -> Attempt {
+    struct Open;
+    #[async_trait]
+    impl FenceGate for Open {
+        async fn check(&self) -> Result<(), TaskError> {
+            Ok(())
+        }
+    }
+    let task = Arc::new(Task::new("docker_run", ArgMap::new()));
+    let report = Reporter::new(task.clone(), Fence(1), bus, LogLimits::default());
+    let here: Arc<str> = Arc::from("detached");
+    let identity =
+        Identity { worker: here.clone(), instance: here.clone(), incarnation: here.clone(), host: here };
+    Attempt::new(task, (1, Fence(1)), CancelScope::new(), report, (Box::new(Open), identity))
+}
+
+/// Notes when each progress event reached it.
+struct Timed(tokio::sync::mpsc::UnboundedSender<Instant>);
+
+impl Timed {
+    fn new() -> (Arc<Self>, tokio::sync::mpsc::UnboundedReceiver<Instant>) {
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+        (Arc::new(Self(sender)), receiver)
+    }
+}
+
+#[async_trait]
+impl EventSink for Timed {
+    fn name(&self) -> &'static str {
+        "timed"
+    }
+    async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError> {
+        for _ in notices.iter().filter(|notice| matches!(notice.event.data, EventData::Progress(_))) {
+            self.0.send(Instant::now()).unwrap();
+        }
+        Ok(())
+    }
 }
 
 /// What this process keeps in memory. Other tests run in other processes.
