@@ -84,7 +84,7 @@ async fn ask(options: &Options) -> Outcome<()> {
             Question::Containers => containers::ask(&peer, options.rounds).await,
             Question::Steal => steal::ask(&peer, options.rounds).await,
             Question::Idle => idle::ask(&peer, options.rounds).await,
-            Question::Streams => streams::ask(options.rounds).await,
+            Question::Streams => streams::ask(&peer, options.rounds).await,
         }?;
         if !options.json {
             println!("{answer}");

@@ -16,27 +16,34 @@ use longshore::task::{ArgMap, Task};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::Outcome;
+use crate::support::peer::Peer;
 use crate::support::report::{Answer, Figure, Row};
 
 /// Bytes of one measurement.
 const BYTES: usize = 512 << 20;
+/// A hundred times what was seen of it.
+const OF_PYTHON: f64 = 100.0;
 /// What reads in place of the container, and writes.
 const READER: &str = "dd of=/dev/null bs=1M 2>/dev/null < ";
 const WRITER: &str = "dd bs=1M 2>/dev/null > ";
-/// By hand and ours see the same server.
+/// Of the Python worker's measurements, which take seconds for what takes ours a hundredth: to a container, from one to
+/// its standard output, from one to HTTP.
+const PEER: [(&str, u32); 3] = [("in", 32 << 20), ("out", 8 << 20), ("http", 32 << 20)];
+/// By hand, ours and the Python worker see the same server.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// Asks.
-pub(crate) async fn ask(rounds: u32) -> Outcome<Answer> {
+pub(crate) async fn ask(peer: &Peer, rounds: u32) -> Outcome<Answer> {
     let mut answer = Answer::begin("streams", "512 MiB between host and container (MB/s)");
     let place = Place::new()?;
     let mut figures: [(Vec<f64>, Vec<f64>); 3] = Default::default();
+    let mut python: [Vec<f64>; 3] = Default::default();
     for _ in 0..rounds {
         figures[0].0.push(place.to_container().await?);
         figures[0].1.push(place.to_container_by_hand().await?);
@@ -44,14 +51,19 @@ pub(crate) async fn ask(rounds: u32) -> Outcome<Answer> {
         figures[1].1.push(place.out_of_container_by_hand().await?);
         figures[2].0.push(place.to_http().await?);
         figures[2].1.push(place.to_http_by_hand().await?);
+        for (figures, (way, bytes)) in python.iter_mut().zip(PEER) {
+            let url = if way == "in" { girder().await? } else { server().await? };
+            figures.extend(peer.streams(way, bytes, &url).await?);
+        }
     }
     let cases = [
         ("host to container; limit: cat file > fifo", 2.0),
         ("container to host; limit: cat fifo", 2.0),
         ("container to HTTP; limit: cat fifo | curl -T -", 0.8),
     ];
-    for ((case, bar), (ours, by_hand)) in cases.into_iter().zip(figures) {
-        answer.add(Row::new(case, Figure::of(&ours)).limit(Figure::of(&by_hand)).at_least_of_limit(bar));
+    for (((case, bar), (ours, by_hand)), python) in cases.into_iter().zip(figures).zip(python) {
+        let row = Row::new(case, Figure::of(&ours)).limit(Figure::of(&by_hand));
+        answer.add(row.python(Figure::if_any(&python)).at_least_of_limit(bar).at_least_of_python(OF_PYTHON));
     }
     Ok(answer.end())
 }
@@ -197,12 +209,9 @@ fn whole(attempt: &Attempt) -> Outcome<()> {
     if bytes == [BYTES as u64] { Ok(()) } else { Err(format!("{bytes:?} bytes arrived of {BYTES}").into()) }
 }
 
-/// A server that takes one POST and keeps nothing of it; returns its URL.
+/// A server that takes POSTs and keeps nothing of them; returns its URL.
 async fn server() -> Outcome<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}/", listener.local_addr()?);
-    tokio::spawn(async move {
-        let (mut socket, _) = listener.accept().await?;
+    served(|mut socket| async move {
         let mut buffer = vec![0; 1 << 20];
         let mut end = Vec::new();
         loop {
@@ -211,6 +220,46 @@ async fn server() -> Outcome<String> {
             end.drain(..end.len().saturating_sub(5));
             if n == 0 || end == b"0\r\n\r\n" {
                 return socket.write_all(ANSWER).await;
+            }
+        }
+    })
+    .await
+}
+
+/// A server with the one way of a Girder that a download needs, to which a file's id is its size; returns its API's URL.
+async fn girder() -> Outcome<String> {
+    let url = served(|mut socket| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await?);
+        }
+        let head = String::from_utf8_lossy(&head);
+        let size = head.split('/').skip_while(|part| *part != "file").nth(1);
+        let mut left: usize = size.and_then(|size| size.parse().ok()).unwrap_or_default();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {left}\r\nconnection: close\r\n\r\n");
+        socket.write_all(answer.as_bytes()).await?;
+        let piece = vec![0; 1 << 20];
+        while left > 0 {
+            let n = left.min(piece.len());
+            socket.write_all(&piece[..n]).await?;
+            left -= n;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(format!("{url}api/v1"))
+}
+
+/// Serves each connection with `serve` until the bench ends; returns the URL.
+async fn served<F: Future<Output = io::Result<()>> + Send>(
+    serve: impl Fn(TcpStream) -> F + Send + Sync + 'static,
+) -> Outcome<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/", listener.local_addr()?);
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            if let Err(error) = serve(socket).await {
+                eprintln!("bench: a stream's server: {error}");
             }
         }
     });

@@ -3,6 +3,8 @@
     publish.py noop COUNT          a warm-up, a mark, COUNT tasks of 1 KB that do nothing, a mark
     publish.py sleep SECONDS...    a task for each that sleeps so long
     publish.py docker COUNT NETWORK  COUNT containers of busybox that run `true`; NETWORK: bridge or none
+    publish.py streams WAY BYTES URL a container whose stream carries nothing, then one whose stream carries BYTES;
+                                     WAY: in (from a Girder at URL), out (to standard output), http (to URL)
 """
 import sys
 
@@ -38,6 +40,34 @@ def docker(count, network):
         )
 
 
+def streams(way, size, url):
+    import girder
+    from girder_client import GirderClient
+    from girder_worker.docker import transforms
+    from girder_worker.docker.transforms.girder import GirderFileIdToStream
+
+    def stream(count):
+        """What the container does, and the stream that it does it with."""
+        if way == "in":
+            # The server takes the file's id for its size.
+            source = GirderFileIdToStream(count, gc=GirderClient(apiUrl=url))
+            return "cat $0 > /dev/null", transforms.Connect(source, transforms.NamedInputPipe("in"))
+        sink = transforms.HostStdOut() if way == "out" else transforms.ChunkedTransferEncodingStream(url)
+        return f"head -c {count} /dev/zero > $0", transforms.Connect(transforms.NamedOutputPipe("out"), sink)
+
+    for count in ("0", size):
+        script, connect = stream(count)
+        girder.docker_run.apply_async(
+            ["busybox:latest"],
+            {
+                "pull_image": False,
+                "network": "none",
+                "entrypoint": "sh",
+                "container_args": ["-c", script, connect],
+            },
+        )
+
+
 if __name__ == "__main__":
     kind, *rest = sys.argv[1:]
-    {"noop": noop, "sleep": sleep, "docker": docker}[kind](*rest)
+    {"noop": noop, "sleep": sleep, "docker": docker, "streams": streams}[kind](*rest)

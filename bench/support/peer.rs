@@ -83,6 +83,19 @@ impl Peer {
         Ok(Some(containers / span(&moments)))
     }
 
+    /// MB/s of girder_worker's streams, `way` being one of `publish.py`. What a container costs that carries nothing is
+    /// not counted.
+    pub(crate) async fn streams(&self, way: &str, bytes: u32, url: &str) -> Outcome<Option<f64>> {
+        let Ok(node) = self.node() else { return Ok(None) };
+        let moments =
+            node.work(("girder", 1), &["streams", way, &bytes.to_string(), url], ("end", 2)).await?;
+        // One process: the second begins after the first has ended.
+        let [first, second] = &moments.chunks(2).map(span).collect::<Vec<_>>()[..] else {
+            return Err(format!("{} marks of two tasks", moments.len()).into());
+        };
+        Ok(Some(f64::from(bytes) / 1e6 / (second - first)))
+    }
+
     /// The makespan in seconds of tasks that sleep, on Celery's own sharing out.
     pub(crate) async fn sleeps(&self, each: &[Duration], concurrency: usize) -> Outcome<Option<f64>> {
         let Ok(node) = self.node() else { return Ok(None) };
