@@ -1,7 +1,5 @@
 //! `events`: what happens, as lines of JSON.
 
-use std::time::Duration;
-
 use clap::Args;
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -60,9 +58,6 @@ pub(crate) fn since(text: &str) -> Result<Timestamp, String> {
     Timestamp::now().checked_sub(span.get()).map_err(|_| refused())
 }
 
-/// A replay that says nothing for so long is over: brokers do not tell where the past ends.
-const QUIET: Duration = Duration::from_millis(400);
-
 impl Events {
     /// Does what was asked.
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
@@ -76,23 +71,17 @@ impl Events {
             (None, true) if task.is_none() => EventStart::Now,
             (None, _) => EventStart::Oldest,
         };
-        let asked = Timestamp::now();
         let filter = EventFilter { task, queue: self.queue, kinds: self.kind };
-        let mut events = broker.topic.follow(filter, start).await?;
-        loop {
-            let next = if self.follow {
-                Ok(events.next().await)
-            } else {
-                tokio::time::timeout(QUIET, events.next()).await
-            };
-            let Ok(Some(event)) = next else { return Ok(()) };
-            let event = event?;
-            if !self.follow && event.time > asked {
-                return Ok(());
-            }
-            let mut line = cloudevent::encode(&event);
+        let mut events = if self.follow {
+            broker.topic.follow(filter, start).await?
+        } else {
+            broker.topic.replay(filter, start).await?
+        };
+        while let Some(event) = events.next().await {
+            let mut line = cloudevent::encode(&event?);
             line.push(b'\n');
             context.output.bytes(&line)?;
         }
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::error::CliError;
 use super::output::Output;
 use super::progress::{Display, Shown};
-use crate::broker::{Broker, BrokerError, Waiting, WaitingQuery};
+use crate::broker::{Broker, BrokerError, Contents, Waiting, WaitingQuery};
 use crate::events::{EventFilter, EventStart};
 use crate::store::{Outcome, Record, ResultStore, Status};
 use crate::task::TaskId;
@@ -44,15 +44,50 @@ pub(crate) async fn standing(
     store: &dyn ResultStore,
     id: &TaskId,
 ) -> Result<Standing, CliError> {
-    let query = WaitingQuery { task: Some(id.clone()), limit: 10, ..WaitingQuery::default() };
     // The queue first: a message that is settled in between has left a record.
-    let waiting = match broker.admin.waiting(&query).await {
-        Ok(waiting) => waiting,
-        Err(BrokerError::Unsupported { .. }) => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
+    let waiting = waiting_of(broker, id).await?.unwrap_or_default();
     let record = store.load(id).await?.map(|versioned| versioned.record);
     Ok(stands(record, waiting))
+}
+
+/// The messages of `id`; `None` where the broker cannot list them.
+pub(crate) async fn waiting_of(broker: &Broker, id: &TaskId) -> Result<Option<Vec<Waiting>>, CliError> {
+    let query = WaitingQuery {
+        task: Some(id.clone()),
+        limit: 10,
+        contents: Contents::Given,
+        ..WaitingQuery::default()
+    };
+    match broker.admin.waiting(&query).await {
+        Ok(waiting) => Ok(Some(waiting)),
+        Err(BrokerError::Unsupported { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Between two looks whether a task that is waited for still exists: nobody tells that it was purged.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Resolves when neither a message nor a record of `id` is left, seen twice, since a broker may be moving the message
+/// when it is looked for. Never where the broker cannot list messages.
+pub(crate) async fn gone(broker: &Broker, store: &dyn ResultStore, id: &TaskId) -> CliError {
+    let mut missed = 0;
+    while missed < 2 {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match is_gone(broker, store, id).await {
+            Ok(true) => missed += 1,
+            Ok(false) => missed = 0,
+            Err(error) => return error,
+        }
+    }
+    CliError::Infrastructure(format!(
+        "{id} is gone: it was purged from its queue, or its record was removed, so that nobody can tell how it ended"
+    ))
+}
+
+async fn is_gone(broker: &Broker, store: &dyn ResultStore, id: &TaskId) -> Result<bool, CliError> {
+    let waiting = waiting_of(broker, id).await?;
+    Ok(waiting.is_some_and(|waiting| waiting.is_empty()) && store.load(id).await?.is_none())
 }
 
 /// A finished record and a message that was submitted after its end: the task lives anew.
@@ -130,10 +165,17 @@ async fn until_finished(watch: &Watch<'_>, id: &TaskId) -> Result<Record, CliErr
     let mut display = Display::new(watch.output, watch.shown);
     match standing(watch.broker, watch.store, id).await? {
         Standing::Known(record) if record.status.is_finished() => return Ok(*record),
-        Standing::Unknown => return Err(unknown(id)),
-        Standing::Known(_) | Standing::Queued(_) => {}
+        Standing::Unknown if is_gone(watch.broker, watch.store, id).await? => return Err(unknown(id)),
+        Standing::Known(_) | Standing::Queued(_) | Standing::Unknown => {}
     }
-    while let Some(event) = events.next().await {
+    let mut gone = std::pin::pin!(gone(watch.broker, watch.store, id));
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.next() => event,
+            why = &mut gone => return Err(why),
+        };
+        let Some(event) = event else { break };
         let event = event?;
         display.event(&event)?;
         if event.kind().is_terminal()

@@ -240,7 +240,7 @@ async fn pass_on(context: &Context, delivery: Delivery, unknown: &UnknownTask) {
 }
 
 /// Fills in what the first rule for the task's image says and the task does not.
-fn apply_rules(rules: &[Rule], task: &mut Task) {
+pub(crate) fn apply_rules(rules: &[Rule], task: &mut Task) {
     let Some(Arg::Text(image)) = task.args.get("image") else { return };
     let Some(rule) = rules.iter().find(|rule| rule.image.matches(image)) else { return };
     let resources = &mut task.resources;

@@ -1,20 +1,32 @@
-//! `task explain`: why a task does not run.
+//! `task explain`: why a task does not run, and which of the workers that live could run it.
 
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::Open;
-use crate::broker::{BrokerError, Intake, Presence, QueueInfo};
+use super::asked::Asked;
+use super::fit::{Fit, fit};
+use crate::broker::{BrokerError, Intake, Presence, QueueInfo, Waiting};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::time;
-use crate::cli::watch::{Standing, end_in_words, unknown};
+use crate::cli::watch::{Standing, end_in_words, stands, unknown, waiting_of};
 use crate::store::{Record, Status};
 use crate::task::{QueueName, TaskId};
 
-/// Tell why a task does not run.
+const EXAMPLES: &str = "\
+Examples:
+  longshore task explain last
+  longshore task explain last --output json | jq '.workers[] | select(.fits)'
+
+What holds the task is told first: a paused queue, a time that has not come, tasks before it, no worker, a cancel. Then each
+worker that lives, and what keeps it from running the task: queue, kind, version, processors, memory, GPUs, platform
+or another resource. What the task asks for is read with the [[rules]] of the settings at hand.";
+
+/// Tell why a task does not run, and which workers could run it.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Explain {
     /// Id of the task; last: the newest one
     #[arg(value_name = "ID")]
@@ -24,22 +36,35 @@ pub(crate) struct Explain {
 impl Explain {
     pub(super) async fn run(self, context: &Context, open: &Open) -> Result<(), CliError> {
         let id = open.resolve(&[self.id]).await?.remove(0);
-        let facts = Facts::gather(open, &id).await?;
-        let reasons = facts.reasons();
+        let facts = Facts::gather(context, open, &id).await?;
+        let (reasons, workers) = (facts.reasons(), facts.fits());
         if context.output.is_json() {
-            return context
-                .output
-                .document(&json!({ "id": id, "status": facts.status(), "reasons": reasons }));
+            let asks = facts.asked.task().map(|task| &task.resources);
+            return context.output.document(&json!({
+                "id": id,
+                "status": facts.status(),
+                "queue": facts.queue_name(),
+                "ahead": facts.message.as_ref().and_then(|message| message.ahead),
+                "resources": asks,
+                "reasons": reasons,
+                "workers": workers,
+            }));
         }
         context.output.line(format_args!("{id}  {}", facts.status().as_str()))?;
-        reasons.iter().try_for_each(|reason| context.output.line(format_args!("  {reason}")))
+        reasons.iter().try_for_each(|reason| context.output.line(format_args!("  {reason}")))?;
+        workers.iter().try_for_each(|worker| context.output.line(format_args!("  {worker}")))
     }
 }
+
+const NONE_FITS: &str = "no worker that lives could run it: \
+    it is given back, and refused after worker.unfit_timeout unless one comes";
 
 /// All that decides whether a task runs.
 #[derive(Debug)]
 struct Facts {
     standing: Standing,
+    message: Option<Waiting>,
+    asked: Asked,
     cancel: Option<String>,
     queue: Option<QueueInfo>,
     workers: Vec<Presence>,
@@ -47,8 +72,13 @@ struct Facts {
 }
 
 impl Facts {
-    async fn gather(open: &Open, id: &TaskId) -> Result<Self, CliError> {
-        let standing = open.standing(id).await?;
+    async fn gather(context: &Context, open: &Open, id: &TaskId) -> Result<Self, CliError> {
+        // The queue first: a message that is settled in between has left a record.
+        let waiting = waiting_of(&open.broker, id).await?.unwrap_or_default();
+        let record = open.store.load(id).await?.map(|versioned| versioned.record);
+        let message = waiting.iter().max_by_key(|message| message.submitted).cloned();
+        let asked = message.as_ref().map(|message| Asked::of(message, context));
+        let standing = stands(record, waiting);
         let name = match &standing {
             Standing::Unknown => return Err(unknown(id)),
             Standing::Queued(message) => message.queue.clone(),
@@ -57,11 +87,32 @@ impl Facts {
         let queues = supported(open.broker.admin.queues().await)?;
         Ok(Self {
             standing,
+            message,
+            asked: asked.unwrap_or(Asked::Untold),
             cancel: open.broker.topic.cancel_requested(id).await?,
             queue: queues.into_iter().find(|queue| queue.name == name),
             workers: supported(open.broker.fleet.workers().await)?,
             now: Timestamp::now(),
         })
+    }
+
+    fn queue_name(&self) -> Option<&QueueName> {
+        match &self.standing {
+            Standing::Queued(message) => Some(&message.queue),
+            Standing::Known(record) => Some(&record.queue),
+            Standing::Unknown => None,
+        }
+    }
+
+    /// Each worker that lives, and whether it could run the task; none where that does not matter any more.
+    fn fits(&self) -> Vec<Fit> {
+        let matters = !self.is_held_by_a_worker() && !self.status().is_finished();
+        let Some(queue) = self.queue_name().filter(|_| matters) else { return Vec::new() };
+        let kind = match &self.standing {
+            Standing::Known(record) => Some(record.kind.as_str()),
+            Standing::Queued(_) | Standing::Unknown => None,
+        };
+        self.workers.iter().map(|worker| fit(worker, queue, &self.asked, kind)).collect()
     }
 
     fn status(&self) -> Status {
@@ -84,7 +135,7 @@ impl Facts {
         if self.is_held_by_a_worker() {
             return reasons;
         }
-        if let Standing::Queued(message) = &self.standing {
+        if let Some(message) = &self.message {
             if let Some(at) = message.not_before.filter(|at| *at > self.now) {
                 reasons.push(format!("it must not start before {}", time(at)));
             }
@@ -92,6 +143,9 @@ impl Facts {
                 reasons.push(format!("{by} has taken it and holds it until {}", time(*until)));
                 return reasons;
             }
+        }
+        if let Asked::Unreadable(why) = &self.asked {
+            reasons.push(format!("it cannot be read and will be parked as a dead letter: {why}"));
         }
         reasons.extend(self.about_the_queue());
         if reasons.is_empty() {
@@ -110,11 +164,14 @@ impl Facts {
     fn met(&self, record: &Record) -> Vec<String> {
         let by = record.owner.as_ref().map_or("a worker", |owner| owner.worker.as_str());
         let why = record.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let until = record.lease_until.filter(|until| *until >= self.now);
+        let leased =
+            until.map(|until| format!(", its lease lasts until {}", time(until))).unwrap_or_default();
         let lapsed = record.lease_until.is_some_and(|until| until < self.now);
         let mut reasons = match record.status {
-            Status::Staging => vec![format!("{by} prepares it, attempt {}", record.attempts)],
-            Status::Running => vec![format!("{by} runs it, attempt {}", record.attempts)],
-            Status::Uploading => vec![format!("its container ended; {by} brings its outputs away")],
+            Status::Staging => vec![format!("{by} prepares it, attempt {}{leased}", record.attempts)],
+            Status::Running => vec![format!("{by} runs it, attempt {}{leased}", record.attempts)],
+            Status::Uploading => vec![format!("its container ended; {by} brings its outputs away{leased}")],
             Status::Retrying => vec![format!("attempt {} failed{why}; it is tried again", record.attempts)],
             Status::Released => vec![format!("{by} gave it back{why}")],
             Status::Queued | Status::Succeeded | Status::Failed | Status::Canceled | Status::Dead => {
@@ -131,24 +188,21 @@ impl Facts {
 
     fn about_the_queue(&self) -> Vec<String> {
         let mut reasons = Vec::new();
-        let name = match &self.standing {
-            Standing::Queued(message) => &message.queue,
-            Standing::Known(record) => &record.queue,
-            Standing::Unknown => return reasons,
-        };
+        let Some(name) = self.queue_name() else { return reasons };
         if self.queue.as_ref().is_some_and(|queue| queue.intake == Intake::Paused) {
             reasons.push(format!("the queue {name} is paused: longshore queue resume {name} opens it"));
         }
         reasons.extend(self.about_workers(name));
-        if let Standing::Queued(message) = &self.standing
-            && let Some(ahead) = message.ahead.filter(|ahead| *ahead > 0)
+        if let Some(ahead) =
+            self.message.as_ref().and_then(|message| message.ahead).filter(|ahead| *ahead > 0)
         {
-            reasons.push(format!("{ahead} tasks stand before it in {name}"));
+            let tasks = if ahead == 1 { "1 task stands" } else { &format!("{ahead} tasks stand") };
+            reasons.push(format!("{tasks} before it in {name}"));
         }
         reasons
     }
 
-    fn about_workers(&self, name: &QueueName) -> Vec<String> {
+    fn about_workers(&self, name: &QueueName) -> Option<String> {
         let here: Vec<&Presence> =
             self.workers.iter().filter(|worker| worker.queues.contains(name)).collect();
         if here.is_empty() {
@@ -158,23 +212,23 @@ impl Facts {
                 let names: Vec<String> = self.workers.iter().map(fetches).collect();
                 format!("those that live fetch elsewhere: {}", names.join("; "))
             };
-            return vec![format!(
+            return Some(format!(
                 "no worker fetches from {name} ({others}): start one with longshore worker --queue {name}"
-            )];
-        }
-        if let Standing::Known(record) = &self.standing
-            && !here.iter().any(|worker| worker.kinds.contains(&record.kind))
-        {
-            return vec![format!("no worker of {name} knows the kind {}: upgrade one", record.kind)];
+            ));
         }
         if here.iter().all(|worker| worker.phase != "running") {
-            return vec![format!("every worker of {name} is stopping and takes nothing new")];
+            return Some(format!("every worker of {name} is stopping and takes nothing new"));
         }
-        if here.iter().all(|worker| worker.busy >= worker.lanes) {
-            let lanes: u32 = here.iter().map(|worker| worker.lanes).sum();
-            return vec![format!("all {lanes} slots of the {} workers of {name} are taken", here.len())];
+        let fits: Vec<Fit> = self.fits().into_iter().filter(|fit| fit.fits).collect();
+        if fits.is_empty() {
+            return Some(NONE_FITS.to_owned());
         }
-        Vec::new()
+        let able = here.iter().filter(|worker| fits.iter().any(|fit| fit.worker == worker.worker));
+        let lanes = able.clone().map(|worker| worker.lanes).sum::<u32>();
+        able.clone().all(|worker| worker.busy >= worker.lanes).then(|| {
+            let workers = if fits.len() == 1 { "worker" } else { "workers" };
+            format!("all {lanes} slots of the {} {workers} that could run it are taken", fits.len())
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 use super::*;
 use crate::broker::{Pool, Waiting};
-use crate::task::Priority;
+use crate::task::{Priority, Resources, Task};
+use crate::units::Size;
 
 fn now() -> Timestamp {
     "2026-11-23T10:00:00Z".parse().unwrap()
@@ -47,7 +48,9 @@ fn queue(intake: Intake) -> QueueInfo {
 
 fn facts(message: Waiting, workers: Vec<Presence>) -> Facts {
     Facts {
-        standing: Standing::Queued(message),
+        standing: Standing::Queued(message.clone()),
+        message: Some(message),
+        asked: Asked::Untold,
         cancel: None,
         queue: Some(queue(Intake::Open)),
         workers,
@@ -77,4 +80,53 @@ fn each_thing_that_holds_a_queued_task_is_told() {
         told(facts(message(), vec![worker(&["default"], 0)])),
     ];
     insta::assert_snapshot!(all.join("\n--\n"));
+}
+
+/// What is told of a task that asks for `resources`, beside each of `workers`.
+fn asking(resources: Resources, workers: Vec<Presence>) -> String {
+    let mut task = Task::new("docker_run", crate::task::ArgMap::default());
+    task.resources = resources;
+    let facts = Facts { asked: Asked::Task(Box::new(task)), ..facts(message(), workers) };
+    let workers = facts.fits().into_iter().map(|fit| fit.to_string());
+    facts.reasons().into_iter().chain(workers).collect::<Vec<_>>().join("\n")
+}
+
+fn pooled(name: &str, pool: Pool) -> Presence {
+    Presence { worker: name.to_owned(), pool, ..worker(&["default"], 0) }
+}
+
+fn pool() -> Pool {
+    Pool { cpus: 4.0, memory: 8 << 30, platform: "linux/amd64".to_owned(), ..Pool::default() }
+}
+
+#[test]
+fn each_worker_is_told_with_what_it_lacks_for_the_task() {
+    let small = pooled("small", Pool { cpus: 1.0, memory: 1 << 30, ..pool() });
+    let arm = pooled("arm", Pool { platform: "linux/arm64".to_owned(), ..pool() });
+    let gpu = Pool { gpus: vec!["0".to_owned()], custom: [("licence".to_owned(), 1)].into(), ..pool() };
+    let elsewhere = Presence { queues: vec![], ..pooled("elsewhere", pool()) };
+    let leaving = Presence { phase: "draining".to_owned(), kinds: vec![], ..pooled("leaving", pool()) };
+    let full = Presence { busy: 2, ..pooled("full", pool()) };
+    let two = Resources { cpus: Some(2.0), memory: Some(Size(2 << 30)), ..Resources::default() };
+    let device = Resources { gpus: Some(1), custom: [("licence".to_owned(), 2)].into(), ..two.clone() };
+    let amd64 = Resources { platform: Some("linux/amd64".to_owned()), ..two.clone() };
+    let all = [
+        asking(two.clone(), vec![small.clone(), pooled("large", pool()), elsewhere, leaving]),
+        asking(device, vec![small, pooled("gpu", gpu)]),
+        asking(amd64, vec![arm, full]),
+    ];
+    insta::assert_snapshot!(all.join("\n--\n"));
+}
+
+#[test]
+fn an_envelope_of_a_later_version_and_a_strange_name_are_told_for_what_they_are() {
+    let told = |asked: Asked| {
+        let facts = Facts { asked, ..facts(message(), vec![worker(&["default"], 0)]) };
+        facts.fits().remove(0).why_not.join("; ")
+    };
+    assert_eq!(told(Asked::Later(2)), "it reads envelopes up to version 1, not 2");
+    assert_eq!(told(Asked::Other("app.add".to_owned())), "it knows no tasks of the kind app.add");
+    assert_eq!(told(Asked::Untold), "");
+    let unreadable = Facts { asked: Asked::Unreadable("x".to_owned()), ..facts(message(), vec![]) };
+    assert!(unreadable.reasons()[0].contains("dead letter: x"));
 }

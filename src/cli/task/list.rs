@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Open;
-use crate::broker::{BrokerError, Waiting, WaitingQuery};
+use super::asked::Asked;
+use crate::broker::{BrokerError, Contents, Waiting, WaitingQuery};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::events::since;
@@ -51,7 +52,7 @@ fn status(text: &str) -> Result<Status, String> {
 
 impl List {
     pub(super) async fn run(self, context: &Context, open: &Open) -> Result<(), CliError> {
-        let rows = self.rows(open).await?;
+        let rows = self.rows(context, open).await?;
         let output = context.output;
         if output.is_json() {
             let tasks: Vec<Value> = rows.iter().map(to_json).collect();
@@ -66,11 +67,10 @@ impl List {
         output.table(&["ID", "STATE", "QUEUE", "KIND", "TRY", "AGE", "WORKER", "WHAT"], &cells)
     }
 
-    async fn rows(&self, open: &Open) -> Result<Vec<Standing>, CliError> {
+    async fn rows(&self, context: &Context, open: &Open) -> Result<Vec<Row>, CliError> {
         let labels = self.label.iter().map(|text| pair("--label", text)).collect::<Result<Vec<_>, _>>()?;
         let wants_queued = self.status.is_empty() || self.status.contains(&Status::Queued);
-        // Labels stand in the message itself, which queues do not tell.
-        let waiting = if wants_queued && labels.is_empty() { self.waiting(open).await? } else { Vec::new() };
+        let waiting = if wants_queued { self.waiting(context, open, &labels).await? } else { Vec::new() };
         let query = RecordQuery {
             status: self.status.clone(),
             queue: self.queue.clone(),
@@ -82,31 +82,79 @@ impl List {
         let only_queued = self.status == [Status::Queued];
         let mut records = if only_queued { Vec::new() } else { open.store.list(&query).await? };
         let mut rows = Vec::new();
-        for message in waiting {
+        for (message, asked) in waiting {
             let known = match records.iter().position(|record| record.id == message.task) {
                 Some(place) => Some(records.swap_remove(place)),
                 None => open.store.load(&message.task).await?.map(|versioned| versioned.record),
             };
-            rows.push(stands(known, vec![message]));
+            let row = Row { standing: stands(known, vec![message]), asked };
+            if self.wants(&row) {
+                rows.push(row);
+            }
+            // The newest came first: older ones would be cut off.
+            if rows.len() >= self.limit {
+                break;
+            }
         }
-        rows.extend(records.into_iter().map(|record| Standing::Known(Box::new(record))));
-        rows.retain(|row| self.status.is_empty() || self.status.contains(&state(row)));
-        rows.sort_by_key(|row| std::cmp::Reverse(when(row)));
+        let known = |record| Row { standing: Standing::Known(Box::new(record)), asked: Asked::Untold };
+        rows.extend(records.into_iter().map(known).filter(|row| self.wants(row)));
+        rows.sort_by_key(|row| std::cmp::Reverse(when(&row.standing)));
         rows.truncate(self.limit);
         Ok(rows)
     }
 
-    async fn waiting(&self, open: &Open) -> Result<Vec<Waiting>, CliError> {
-        let query = WaitingQuery { queue: self.queue.clone(), limit: self.limit, ..WaitingQuery::default() };
-        match open.broker.admin.waiting(&query).await {
-            Ok(waiting) => Ok(waiting
-                .into_iter()
-                .filter(|m| self.since.is_none_or(|since| m.submitted >= since))
-                .collect()),
-            Err(BrokerError::Unsupported { .. }) => Ok(Vec::new()),
-            Err(error) => Err(error.into()),
-        }
+    fn wants(&self, row: &Row) -> bool {
+        self.status.is_empty() || self.status.contains(&state(&row.standing))
     }
+
+    /// What waits and is asked for, newest first.
+    async fn waiting(
+        &self,
+        context: &Context,
+        open: &Open,
+        labels: &[(String, String)],
+    ) -> Result<Vec<(Waiting, Asked)>, CliError> {
+        let contents = if labels.is_empty() { Contents::Left } else { Contents::Given };
+        let query = WaitingQuery { task: None, queue: self.queue.clone(), limit: LOOKED_THROUGH, contents };
+        let found = match open.broker.admin.waiting(&query).await {
+            Ok(found) => found,
+            Err(BrokerError::Unsupported { .. }) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        if found.len() >= LOOKED_THROUGH {
+            context.output.note(format_args!(
+                "only the first {LOOKED_THROUGH} queued tasks were looked through; --queue narrows it down"
+            ));
+        }
+        let is_recent = |message: &Waiting| self.since.is_none_or(|since| message.submitted >= since);
+        let mut waiting: Vec<(Waiting, Asked)> = found
+            .into_iter()
+            .filter(is_recent)
+            .map(|mut message| {
+                let asked = Asked::of(&message, context);
+                message.raw = None;
+                (message, asked)
+            })
+            .collect();
+        let untold = waiting.iter().filter(|(_, asked)| *asked == Asked::Untold).count();
+        if !labels.is_empty() && untold > 0 {
+            context.output.note(format_args!(
+                "the labels of {untold} queued tasks are not known: the broker does not show what they hold"
+            ));
+        }
+        waiting.retain(|(_, asked)| asked.has_labels(labels));
+        waiting.sort_by_key(|(message, _)| std::cmp::Reverse(message.submitted));
+        Ok(waiting)
+    }
+}
+
+/// Most queued tasks that a list looks through.
+const LOOKED_THROUGH: usize = 10_000;
+
+/// A line of the list.
+struct Row {
+    standing: Standing,
+    asked: Asked,
 }
 
 fn state(row: &Standing) -> Status {
@@ -124,10 +172,10 @@ fn when(row: &Standing) -> Timestamp {
     }
 }
 
-fn cells(row: &Standing, now: Timestamp) -> Vec<String> {
+fn cells(row: &Row, now: Timestamp) -> Vec<String> {
     let dash = || "-".to_owned();
-    let age = age(when(row), now);
-    match row {
+    let age = age(when(&row.standing), now);
+    match &row.standing {
         Standing::Unknown => Vec::new(),
         Standing::Queued(message) => {
             let what = match (message.not_before, message.ahead) {
@@ -139,7 +187,7 @@ fn cells(row: &Standing, now: Timestamp) -> Vec<String> {
                 message.task.to_string(),
                 Status::Queued.as_str().to_owned(),
                 message.queue.to_string(),
-                dash(),
+                row.asked.task().map_or_else(dash, |task| task.kind.clone()),
                 dash(),
                 age,
                 dash(),
@@ -172,22 +220,28 @@ fn what(record: &Record) -> String {
     short(&text, 60)
 }
 
-fn to_json(row: &Standing) -> Value {
-    match row {
+fn to_json(row: &Row) -> Value {
+    match &row.standing {
         Standing::Known(record) => serde_json::to_value(record.shown()).unwrap_or_default(),
-        Standing::Queued(message) => queued_json(message),
+        Standing::Queued(message) => queued_json(message, &row.asked),
         Standing::Unknown => Value::Null,
     }
 }
 
 /// A queued task in the form of a record.
-pub(super) fn queued_json(message: &Waiting) -> Value {
-    json!({
+pub(super) fn queued_json(message: &Waiting, asked: &Asked) -> Value {
+    let mut document = json!({
         "id": message.task,
         "queue": message.queue,
         "priority": message.priority,
         "status": Status::Queued,
         "times": { "queued": message.submitted },
         "waiting": message,
-    })
+    });
+    if let Some(task) = asked.task() {
+        document["kind"] = json!(task.kind);
+        document["labels"] = json!(task.labels);
+        document["resources"] = json!(task.resources);
+    }
+    document
 }

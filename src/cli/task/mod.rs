@@ -1,7 +1,9 @@
 //! `task …`: looks at tasks, waits for them, ends them, runs them again. One file per verb.
 
+mod asked;
 mod cancel;
 mod explain;
+mod fit;
 mod list;
 mod logs;
 mod retry;

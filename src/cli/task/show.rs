@@ -4,6 +4,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::Open;
+use super::asked::Asked;
 use super::list::queued_json;
 use crate::broker::Waiting;
 use crate::cli::context::Context;
@@ -27,9 +28,11 @@ impl Show {
         let output = context.output;
         match open.standing(&ids[0]).await? {
             Standing::Unknown => Err(unknown(&ids[0])),
-            Standing::Queued(message) if output.is_json() => output.document(&queued_json(&message)),
+            Standing::Queued(message) if output.is_json() => {
+                output.document(&queued_json(&message, &Asked::of(&message, context)))
+            }
             Standing::Known(record) if output.is_json() => output.document(&record.shown()),
-            Standing::Queued(message) => print(output, &queued(&message)),
+            Standing::Queued(message) => print(output, &queued(&message, &Asked::of(&message, context))),
             Standing::Known(record) => {
                 print(output, &lines(&record))?;
                 tail(output, &record)
@@ -48,10 +51,13 @@ fn print(output: Output, lines: &Lines) -> Result<(), CliError> {
     Ok(())
 }
 
-fn queued(message: &Waiting) -> Lines {
+fn queued(message: &Waiting, asked: &Asked) -> Lines {
+    let asks = asked.task();
     vec![
         ("task", message.task.to_string()),
         ("state", "queued".to_owned()),
+        ("kind", asks.map(|task| task.kind.clone()).unwrap_or_default()),
+        ("labels", asks.map(|task| joined(task.labels.iter().map(pair))).unwrap_or_default()),
         ("queue", message.queue.to_string()),
         ("priority", message.priority.get().to_string()),
         ("submitted", time(message.submitted)),
@@ -91,7 +97,7 @@ fn lines(record: &Record) -> Lines {
         lines.push(("last error", record.last_error.as_ref().map(ToString::to_string).unwrap_or_default()));
         lines.push(("lease until", record.lease_until.map(time).unwrap_or_default()));
     }
-    lines.push(("labels", joined(record.labels.iter().map(|(name, value)| format!("{name}={value}")))));
+    lines.push(("labels", joined(record.labels.iter().map(pair))));
     lines.push(("image", details.image.clone().unwrap_or_default()));
     lines.push(("digest", details.image_digest.clone().unwrap_or_default()));
     lines.push(("argv", joined(details.argv.iter().map(|word| quoted(word)))));
@@ -154,6 +160,10 @@ fn tail(output: Output, record: &Record) -> Result<(), CliError> {
         output.line(format_args!("  … {} before it", in_bytes(details.log_dropped)))?;
     }
     details.log_tail.lines().try_for_each(|line| output.line(format_args!("  {line}")))
+}
+
+fn pair((name, value): (&String, &String)) -> String {
+    format!("{name}={value}")
 }
 
 fn joined(parts: impl Iterator<Item = String>) -> String {

@@ -68,10 +68,16 @@ fn tasks_are_listed_newest_first_and_chosen_by_state_and_label() {
     assert_eq!(ids(&["--status", "queued"]), [queued.as_str()]);
     assert_eq!(ids(&["--status", "succeeded"]), [done.as_str()]);
     assert_eq!(ids(&["--label", "study=a"]), [done.as_str()]);
+    assert_eq!(ids(&["--label", "study=b"]), [queued.as_str()]);
+    assert_eq!(ids(&["--label", "study=b", "--status", "queued", "--queue", "default"]), [queued.as_str()]);
+    assert_eq!(ids(&["--label", "study=b", "--label", "other=x"]), [""; 0]);
+    assert_eq!(ids(&["--since", "1h"]), [queued.as_str(), done.as_str()]);
+    assert_eq!(ids(&["--since", "2099-01-01T00:00:00Z"]), [""; 0]);
     assert_eq!(ids(&["--queue", "other"]), [""; 0]);
     assert_eq!(ids(&["--limit", "1"]), [queued.as_str()]);
     let shown = harbour.run(&["task", "show", "last", "--output", "json"]).json();
     assert_eq!(shown["id"], queued.as_str());
+    assert_eq!((&shown["kind"], &shown["labels"]["study"]), (&json!("longshore.ping"), &json!("b")));
     let table = harbour.run(&["task", "list"]).good();
     assert!(table.starts_with("ID ") && table.contains("succeeded  default  longshore.ping"), "{table}");
 }
@@ -136,4 +142,58 @@ fn logs_of_a_finished_task_end_by_themselves() {
     harbour.run(&["task", "logs", "--follow", &id]).good();
     assert_eq!(harbour.run(&["task", "wait", "--timeout", "10s", &id]).good(), format!("{id}  succeeded\n"));
     harbour.run(&["task", "logs", &id]).good();
+}
+
+#[test]
+fn a_wait_and_followed_logs_of_a_task_end_when_it_is_purged() {
+    let harbour = Harbour::new();
+    let id = harbour.ping("{}", &[]);
+    let start =
+        |args: &[&str]| harbour.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let waiting = [start(&["task", "wait", "--progress", &id]), start(&["task", "logs", "--follow", &id])];
+    // Both have begun once the wait tells the event of the submission, or the purge comes first: then both say so at once.
+    harbour.run(&["queue", "purge", "default", "--yes"]).good();
+    for child in waiting {
+        let ran = Ran::of(&child.wait_with_output().unwrap());
+        let began_late = ran.code == 2 && ran.err.contains("was purged");
+        assert!(began_late || ran.code == 3 && ran.err.contains("purged from its queue"), "{}", ran.err);
+    }
+}
+
+#[test]
+fn logs_show_every_attempt_in_its_order() {
+    let harbour = Harbour::new();
+    let _worker = harbour.worker(&[]);
+    let file = harbour.file(
+        "again.json",
+        r#"{"v": 1, "task": "longshore.ping", "args": {"fail": "retryable"}, "retry": {"max_attempts": 3, "backoff": "10ms"}}"#,
+    );
+    let id = harbour.run(&["submit", "--file", file.to_str().unwrap()]).good().trim().to_owned();
+    assert_eq!(harbour.run(&["task", "wait", &id]).code, 1);
+    let told = harbour.run(&["task", "logs", &id]);
+    let attempts: Vec<&str> = told.err.lines().filter(|line| line.starts_with("-- attempt")).collect();
+    assert_eq!(attempts, ["-- attempt 2, by quay", "-- attempt 3, by quay"], "{}", told.err);
+}
+
+#[test]
+fn a_task_is_compared_with_every_worker_that_lives() {
+    let harbour = Harbour::new();
+    let _worker = harbour.worker(&["--queue", "other", "--concurrency", "1"]);
+    let file = harbour.file(
+        "large.json",
+        r#"{"v": 1, "task": "longshore.ping", "queue": "other", "resources": {"custom": {"licence": 2}}}"#,
+    );
+    let id = harbour.run(&["submit", "--file", file.to_str().unwrap()]).good().trim().to_owned();
+    let here = harbour.ping("{}", &[]);
+    let told = harbour.run(&["task", "explain", &here, "--output", "json"]).json();
+    assert_eq!((&told["queue"], &told["workers"][0]["fits"]), (&json!("default"), &json!(false)));
+    assert_eq!(told["workers"][0]["why_not"][0], "it fetches from other, not from default");
+    assert!(told["reasons"][0].as_str().unwrap().contains("longshore worker --queue default"), "{told}");
+    let told = harbour.run(&["task", "explain", &id, "--output", "json"]).json();
+    assert_eq!(told["workers"][0]["why_not"][0], "the task needs 2 of licence (here 0)", "{told}");
+    let told = harbour.run(&["task", "explain", &id]).good();
+    assert!(
+        told.contains("quay on ") && told.contains("cannot run it: the task needs 2 of licence"),
+        "{told}"
+    );
 }
