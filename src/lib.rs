@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod ping;
 pub mod pipeline;
 pub mod policy;
+pub mod redis;
 pub mod retry;
 pub mod sqlite;
 pub mod store;

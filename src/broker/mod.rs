@@ -10,6 +10,7 @@
 pub mod dead;
 pub mod memory;
 pub mod message;
+pub mod redis;
 pub mod sqlite;
 pub mod url;
 
@@ -32,7 +33,7 @@ use crate::events::{Event, EventFilter, EventStart};
 use crate::task::{Priority, QueueName, RawMessage, TaskId};
 
 /// The adapters by URL scheme.
-pub const ADAPTERS: &[Adapter] = &[sqlite::ADAPTER, memory::ADAPTER];
+pub const ADAPTERS: &[Adapter] = &[sqlite::ADAPTER, redis::ADAPTER, memory::ADAPTER];
 
 /// Opens the broker at `url` with the adapter of its scheme.
 pub async fn open(url: &BrokerUrl, options: &OpenOptions) -> Result<Broker, BrokerError> {

@@ -13,6 +13,7 @@ mod executor;
 mod girder_starts;
 mod layering;
 mod pipeline;
+mod redis;
 mod sqlite;
 mod support;
 mod support_works;

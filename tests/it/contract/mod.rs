@@ -97,3 +97,4 @@ macro_rules! contract {
 
 contract!(memory, crate::contract::dock::Memory, [tokio::test(start_paused = true)]);
 contract!(sqlite, crate::contract::dock::Sqlite, [tokio::test]);
+contract!(redis, crate::support::redis::Redis, [tokio::test]);
