@@ -7,16 +7,19 @@ use redis::Value;
 use super::Client;
 use super::keys::usual_priority;
 use super::message::{Entry, of_millis};
-use crate::broker::{Admin, BrokerError, Intake, QueueInfo, Waiting, WaitingQuery};
+use crate::broker::{Admin, BrokerError, CONTENTS_MAX, Contents, Intake, QueueInfo, Waiting, WaitingQuery};
 use crate::redis::{LinkError, script, value};
 use crate::task::{PriorityClass as Class, QueueName, TaskId};
 
 script!(TALLY, "lua/common.lua", "lua/tally.lua");
 script!(WAITING, "lua/common.lua", "lua/waiting.lua");
+script!(CONTENTS, "lua/common.lua", "lua/contents.lua");
 script!(PURGE, "lua/common.lua", "lua/purge.lua");
 
 /// Messages that one script looks at.
 const PAGE: usize = 1_000;
+/// Bodies that one script returns.
+const BODIES: usize = 16;
 
 #[async_trait]
 impl Admin for Client {
@@ -74,6 +77,8 @@ struct Listed {
     section: Section,
     /// Among those of the same section: by class and order, or by time.
     place: (i64, usize, u64),
+    class: Class,
+    id: String,
     waiting: Waiting,
 }
 
@@ -117,7 +122,35 @@ impl Client {
         }
         listed.sort_by_key(|found| (found.section, found.place));
         listed.truncate(most);
+        match query.contents {
+            Contents::Left => {}
+            Contents::Given => self.add_contents(&mut listed).await?,
+        }
         Ok(listed.into_iter().map(|found| found.waiting).collect())
+    }
+}
+
+impl Client {
+    /// Reads the messages themselves, as far as [`CONTENTS_MAX`] goes.
+    async fn add_contents(&self, listed: &mut [Listed]) -> Result<(), LinkError> {
+        let mut room = CONTENTS_MAX;
+        for same in listed.chunk_by_mut(|one, other| one.waiting.queue == other.waiting.queue) {
+            for some in same.chunks_mut(BODIES) {
+                let mut call = CONTENTS.on(&[self.keys.stem(&some[0].waiting.queue)]);
+                for Listed { class, id, .. } in some.iter() {
+                    call.push(class.as_str());
+                    call.push(id);
+                }
+                let found = value::list(self.link.call(&call).await?)?;
+                for (Listed { waiting, .. }, fields) in some.iter_mut().zip(found) {
+                    let entry = Entry::read(fields)?;
+                    let Some(left) = room.checked_sub(entry.body.len().max(1)) else { return Ok(()) };
+                    room = left;
+                    waiting.raw = Some(entry.raw(&waiting.queue));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -198,6 +231,7 @@ impl Search<'_> {
         self.listed.push(Listed {
             section,
             place: (time, class_place, ahead),
+            class,
             waiting: Waiting {
                 task: task_of(&entry, &id),
                 queue: self.queue.clone(),
@@ -206,7 +240,9 @@ impl Search<'_> {
                 not_before: due.filter(|_| section == Section::Later),
                 lease,
                 ahead: Some(ahead),
+                raw: None,
             },
+            id,
         });
         Ok(())
     }

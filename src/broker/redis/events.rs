@@ -42,6 +42,8 @@ pub(super) struct Follower {
     /// Replayed events before it are none of the answer.
     since: Option<Timestamp>,
     cursor: Id,
+    /// The newest event that is wanted; `None`: live ones are, too.
+    end: Option<Id>,
     read: VecDeque<Event>,
     live: Option<PubSubStream>,
     /// Whether the streams have been read to their end since the channels were subscribed to.
@@ -55,11 +57,29 @@ struct Numbered {
 }
 
 impl Follower {
+    /// A reader that goes on with live events.
     pub(super) async fn start(
         client: &Client,
         filter: EventFilter,
         start: EventStart,
     ) -> Result<Self, LinkError> {
+        let mut follower = Self::at(client, filter, start).await?;
+        follower.listen().await?;
+        Ok(follower)
+    }
+
+    /// A reader that ends with the newest event that is there now.
+    pub(super) async fn replay(
+        client: &Client,
+        filter: EventFilter,
+        start: EventStart,
+    ) -> Result<Self, LinkError> {
+        let mut follower = Self::at(client, filter, start).await?;
+        follower.end = Some(follower.newest().await?);
+        Ok(follower)
+    }
+
+    async fn at(client: &Client, filter: EventFilter, start: EventStart) -> Result<Self, LinkError> {
         let mut follower = Self {
             place: client.place.clone(),
             link: client.link.clone(),
@@ -68,6 +88,7 @@ impl Follower {
             filter,
             since: None,
             cursor: (0, 0),
+            end: None,
             read: VecDeque::new(),
             live: None,
             caught_up: false,
@@ -80,13 +101,14 @@ impl Follower {
                 follower.cursor = (u64::try_from(from).unwrap_or(0), 0);
                 follower.since = Some(time);
             }
-            EventStart::Now => {
-                let newest = follower.link.send(redis::cmd("GET").arg(&follower.keys[2])).await?;
-                follower.cursor = value::text_if_any(newest)?.and_then(|id| id_of(&id)).unwrap_or((0, 0));
-            }
+            EventStart::Now => follower.cursor = follower.newest().await?,
         }
-        follower.listen().await?;
         Ok(follower)
+    }
+
+    async fn newest(&self) -> Result<Id, LinkError> {
+        let newest = self.link.send(redis::cmd("GET").arg(&self.keys[2])).await?;
+        Ok(value::text_if_any(newest)?.and_then(|id| id_of(&id)).unwrap_or((0, 0)))
     }
 
     /// Ends after the first error.
@@ -94,18 +116,23 @@ impl Follower {
         stream::unfold(Some(self), |follower| async {
             let mut follower = follower?;
             match follower.next().await {
-                Ok(event) => Some((Ok(event), Some(follower))),
+                Ok(Some(event)) => Some((Ok(event), Some(follower))),
+                Ok(None) => None,
                 Err(error) => Some((Err(refusal(&follower.place.name, "replay events", error)), None)),
             }
         })
         .boxed()
     }
 
-    async fn next(&mut self) -> Result<Event, LinkError> {
+    /// `None` behind the end of a replay.
+    async fn next(&mut self) -> Result<Option<Event>, LinkError> {
         let mut failing: Option<Instant> = None;
         loop {
             if let Some(event) = self.read.pop_front() {
-                return Ok(event);
+                return Ok(Some(event));
+            }
+            if self.end.is_some_and(|end| self.caught_up || self.cursor >= end) {
+                return Ok(None);
             }
             match self.step().await {
                 Ok(()) => failing = None,
@@ -123,9 +150,12 @@ impl Follower {
 
     /// Reads a page, or waits for a live message.
     async fn step(&mut self) -> Result<(), LinkError> {
+        if self.end.is_some() {
+            return self.read_page().await;
+        }
         let Some(live) = &mut self.live else { return self.listen().await };
         if !self.caught_up {
-            return self.replay().await;
+            return self.read_page().await;
         }
         match live.next().await {
             Some(message) => {
@@ -152,7 +182,7 @@ impl Follower {
     }
 
     /// Reads the next page of both streams, as far as their order is known.
-    async fn replay(&mut self) -> Result<(), LinkError> {
+    async fn read_page(&mut self) -> Result<(), LinkError> {
         let from = format!("({}-{}", self.cursor.0, self.cursor.1);
         let mut both = redis::pipe();
         both.atomic();
@@ -172,7 +202,9 @@ impl Follower {
         page.sort_unstable_by_key(|(id, _)| *id);
         for (id, document) in page {
             self.cursor = id;
-            self.take(&document);
+            if self.end.is_none_or(|end| id <= end) {
+                self.take(&document);
+            }
         }
         Ok(())
     }

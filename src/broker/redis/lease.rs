@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use super::{Client, millis};
 use crate::broker::{BrokerError, Extended, Extender, Settled, Settlement, Settler};
 use crate::redis::{Call, LinkError, Script, script, value};
-use crate::task::PriorityClass as Class;
+use crate::task::{PriorityClass as Class, QueueName};
 
 script!(EXTEND, "lua/common.lua", "lua/extend.lua");
 script!(ACK, "lua/common.lua", "lua/ack.lua");
 script!(GIVE_BACK, "lua/common.lua", "lua/give_back.lua");
+script!(FORWARD, "lua/common.lua", "lua/forward.lua");
 script!(PARK, "lua/common.lua", "lua/park.lua");
 
 /// Which message is in whose name.
@@ -50,6 +51,27 @@ impl Claim {
     }
 }
 
+impl Claim {
+    async fn forwarded(&self, queue: &QueueName) -> Result<bool, LinkError> {
+        self.client.list_queues(std::iter::once(queue)).await?;
+        let stems = [self.stem.clone(), self.client.keys.stem(queue)];
+        let call = FORWARD.on(&stems).arg(&*self.consumer).arg(self.class.as_str()).arg(&self.id);
+        Ok(value::int(&self.client.link.call(&call).await?)? == 1)
+    }
+
+    fn told(&self, ended: Result<bool, LinkError>) -> Settled {
+        match ended {
+            Ok(true) => Settled::Settled,
+            Ok(false) => Settled::Lost,
+            Err(error) => {
+                let broker = &self.client.place.name;
+                tracing::warn!(%broker, %error, "a message could not be settled; its lease will lapse");
+                Settled::Unknown
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Extender for Claim {
     async fn extend(&self, by: Duration) -> Result<Extended, BrokerError> {
@@ -67,14 +89,14 @@ impl Extender for Claim {
 #[async_trait]
 impl Settler for Claim {
     async fn settle(self: Box<Self>, settlement: Settlement) -> Settled {
-        match self.settled(&settlement).await {
-            Ok(true) => Settled::Settled,
-            Ok(false) => Settled::Lost,
-            Err(error) => {
-                let broker = &self.client.place.name;
-                tracing::warn!(%broker, %error, "a message could not be settled; its lease will lapse");
-                Settled::Unknown
-            }
-        }
+        self.told(self.settled(&settlement).await)
+    }
+
+    fn forwards(&self) -> bool {
+        true
+    }
+
+    async fn forward(self: Box<Self>, queue: &QueueName) -> Settled {
+        self.told(self.forwarded(queue).await)
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 
 use crate::broker::{MessageId, Submission};
 use crate::redis::{LinkError, value};
-use crate::task::{Priority, PriorityClass as Class, QueueName};
+use crate::task::{Priority, PriorityClass as Class, QueueName, RawMessage};
 
 /// The one field that must be there.
 const BODY: &str = "body";
@@ -82,6 +82,16 @@ impl Entry {
     /// When it was submitted: its own word, or the time in the stream's id.
     pub(super) fn submitted(&self, id: &str) -> Option<Timestamp> {
         self.submitted.or_else(|| time_of(id))
+    }
+
+    /// The message as the decoders read it.
+    pub(super) fn raw(self, queue: &QueueName) -> RawMessage {
+        RawMessage {
+            content_type: self.content_type,
+            content_encoding: self.encoding,
+            queue: Some(queue.to_string()),
+            ..RawMessage::new(self.body).with_headers(&self.headers)
+        }
     }
 
     /// The same however often it is handed over.

@@ -23,6 +23,8 @@ use crate::broker::{BrokerError, Delivery, Source};
 use crate::cancel::CancelScope;
 use crate::redis::{Blocking, LinkError, script, value};
 use crate::task::PriorityClass as Class;
+use crate::task::jsonpickle::KeyOrder;
+use crate::task::message::Properties;
 
 script!(CLAIM, "lua/common.lua", "lua/claim.lua");
 script!(REGISTER, "lua/common.lua", "lua/register.lua");
@@ -292,6 +294,8 @@ impl Fetcher {
             content_type: entry.content_type,
             content_encoding: entry.encoding,
             headers: entry.headers,
+            header_order: KeyOrder::Kept,
+            properties: Properties::default(),
             redelivered: again,
         }
     }

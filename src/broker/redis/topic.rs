@@ -36,6 +36,15 @@ impl Topic for Client {
         self.link.call(&call).await.map(drop).map_err(self.cannot("publish events"))
     }
 
+    async fn replay(
+        &self,
+        filter: EventFilter,
+        start: EventStart,
+    ) -> Result<BoxStream<'static, Result<Event, BrokerError>>, BrokerError> {
+        let follower = Follower::replay(self, filter, start).await;
+        Ok(follower.map_err(self.cannot("replay events"))?.stream())
+    }
+
     async fn follow(
         &self,
         filter: EventFilter,
