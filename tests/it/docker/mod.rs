@@ -2,8 +2,10 @@
 
 mod bench;
 mod endings;
+mod housed;
 mod images;
 mod output;
 mod pipes;
+mod podman;
 mod requests;
 mod streams;
