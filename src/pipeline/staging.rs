@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use super::conduit::{Discard, FifoSink, Nothing, Origin, Prepared, Sink};
 use super::fifo::Fifo;
@@ -29,6 +30,8 @@ pub struct Staging {
     pipes: Vec<Pipe>,
     pipes_folder: Option<(PathBuf, Arc<File>)>,
     standard: Vec<LogStream>,
+    /// How many streams go to the worker's standard output and error.
+    host_users: [Arc<AtomicUsize>; 2],
 }
 
 /// Which way a container uses a pipe.
@@ -81,6 +84,7 @@ impl Staging {
             pipes: Vec::new(),
             pipes_folder: None,
             standard: Vec::new(),
+            host_users: Default::default(),
         };
         staging.volume(None)?;
         Ok(staging)
@@ -228,6 +232,11 @@ impl Staging {
         }
         self.standard.push(stream);
         Ok(())
+    }
+
+    /// The count of streams that go to one of the worker's own.
+    pub(super) fn host_users(&self, stream: LogStream) -> &Arc<AtomicUsize> {
+        &self.host_users[usize::from(stream == LogStream::Stderr)]
     }
 
     /// A stream to carry while the container runs.

@@ -47,6 +47,8 @@ pub struct Site {
     pub background: CancelScope,
     /// What its Girder clients share.
     pub girder: Arc<girder::Site>,
+    /// Where tasks' streams to the worker's own output go.
+    pub host: HostStreams,
 }
 
 fn docker_run(site: &Site) -> Result<Arc<dyn Handler>, WorkerError> {
@@ -104,7 +106,7 @@ fn pipeline_settings(site: &Site, policy: &Policy) -> pipeline::Settings {
     pipeline::Settings {
         linger: streams.linger.get(),
         progress_line_max: usize::try_from(line_max.bytes()).unwrap_or(usize::MAX),
-        host: HostStreams::process(),
+        host: site.host.clone(),
         http: http::Timeouts {
             connect: streams.connect_timeout.get(),
             idle: streams.idle_timeout.get(),

@@ -28,6 +28,7 @@ use crate::girder;
 use crate::handler::Identity;
 use crate::ledger::Ledger;
 use crate::lifecycle::{LifePhase, Lifecycle};
+use crate::pipeline::conduit::HostStreams;
 use crate::policy::mount::Root;
 use crate::policy::rules::BindsSettings;
 use crate::store::{self, Record, ResultStore, Retention, StoreError};
@@ -110,14 +111,15 @@ impl Worker {
             sources.push(broker::open(&BrokerUrl::parse(address.expose())?, &options).await?);
         }
         let store = store::open(&BrokerUrl::parse(settings.store.expose())?, &options).await?;
-        Self::assemble(settings, (sources, store), (identity, lock), settings.worker.concurrency)
+        let lanes = settings.worker.concurrency;
+        Self::assemble(settings, (sources, store), (identity, lock), (lanes, HostStreams::process()))
     }
 
     fn assemble(
         settings: &Settings,
         (brokers, store): (Vec<Broker>, Arc<dyn ResultStore>),
         (identity, instance): (Identity, InstanceLock),
-        lanes: usize,
+        (lanes, host): (usize, HostStreams),
     ) -> Result<Self, WorkerError> {
         make_folder(&settings.work_dir)?;
         let crew = Crew::new();
@@ -128,6 +130,7 @@ impl Worker {
             girder::Site::new(settings.girder.clone(), &settings.tls).map_err(WorkerError::Girder)?;
         let site = Site {
             girder: Arc::new(girder),
+            host,
             settings: settings.clone(),
             crew: crew.clone(),
             ledger: ledger.clone(),
@@ -263,7 +266,10 @@ pub async fn run_once(
     let url = BrokerUrl::parse(&format!("memory:{}", Uuid::now_v7()))?;
     let broker = broker::open(&url, &options).await?;
     let store = store::open(&url, &options).await?;
-    let worker = Worker::assemble(&settings, (vec![broker.clone()], store.clone()), (identity, instance), 1)?;
+    // Without descriptors to spare, its output goes where every worker's goes.
+    let host = HostStreams::of_one_task().unwrap_or_else(|_| HostStreams::process());
+    let stores = (vec![broker.clone()], store.clone());
+    let worker = Worker::assemble(&settings, stores, (identity, instance), (1, host))?;
     let filter = EventFilter { task: Some(task.id.clone()), ..EventFilter::default() };
     let mut events = broker.topic.follow(filter, EventStart::Oldest).await?;
     broker.submit.submit(vec![Submission::of(&task, ContentType::Json, 0)]).await?;

@@ -27,7 +27,7 @@ pub enum Ends {
 
 /// The read end of a pipe. Never waits in the kernel.
 pub(super) struct PipeReader {
-    pipe: OwnedFd,
+    pipe: Arc<OwnedFd>,
     watch: Watch,
     ends: Ends,
     gone: CancellationToken,
@@ -61,12 +61,17 @@ impl PipeReader {
 
     fn new(pipe: OwnedFd, ends: Ends, gone: CancellationToken, hold: Option<OwnedFd>) -> io::Result<Self> {
         let watch = Watch::reading(&pipe)?;
-        Ok(Self { pipe, watch, ends, gone, ended: Arc::default(), _hold: hold })
+        Ok(Self { pipe: Arc::new(pipe), watch, ends, gone, ended: Arc::default(), _hold: hold })
     }
 
     /// The read end itself, for moving bytes inside the kernel.
     pub(super) fn fd(&self) -> impl AsFd + '_ {
         &self.pipe
+    }
+
+    /// The same for another thread.
+    pub(super) fn shared(&self) -> Arc<OwnedFd> {
+        self.pipe.clone()
     }
 
     /// Set once the end was seen: whoever took bytes until then took all.

@@ -102,8 +102,12 @@ fn write(path: &Path, data: &[u8], schedule: &Schedule, reopens: bool) {
 
 /// Reads as the container would, at most `most` bytes.
 fn read(path: &Path, schedule: &Schedule, most: usize) -> Vec<u8> {
-    let mut pipe = File::open(path).unwrap();
+    let pipe = File::open(path).unwrap();
     schedule.apply(&pipe);
+    read_from(pipe, schedule, most)
+}
+
+fn read_from(mut pipe: File, schedule: &Schedule, most: usize) -> Vec<u8> {
     let mut got = Vec::new();
     for size in schedule.sizes() {
         let start = got.len();
@@ -165,6 +169,38 @@ impl Sink for Keep {
             }
         }
         Ok(())
+    }
+}
+
+/// Where a process's output may go: a file, one that is appended to (which cannot be spliced into), or a pipe whose reader
+/// reads by a schedule.
+struct Output {
+    end: File,
+    file: PathBuf,
+    reader: Option<std::thread::JoinHandle<Vec<u8>>>,
+}
+
+impl Output {
+    fn of(kind: u8, file: &Path, reads: &Schedule) -> Self {
+        let file = file.to_owned();
+        if kind == 2 {
+            let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+            let (reader, reads) = (File::from(reader), reads.clone());
+            reads.apply(&reader);
+            let reader = std::thread::spawn(move || read_from(reader, &reads, usize::MAX));
+            return Self { end: File::from(writer), file, reader: Some(reader) };
+        }
+        let end = OpenOptions::new().create(true).write(true).append(kind == 1).open(&file).unwrap();
+        Self { end, file, reader: None }
+    }
+
+    /// All that came, once everybody who writes has ended.
+    fn all(self) -> Vec<u8> {
+        drop(self.end);
+        match self.reader {
+            Some(reader) => reader.join().unwrap(),
+            None => std::fs::read(self.file).unwrap(),
+        }
     }
 }
 
@@ -250,6 +286,24 @@ proptest! {
         carried.unwrap();
         let rest = &data[skipped..];
         prop_assert!(got == rest[..rest.len().min(stops)]);
+    }
+
+    #[test]
+    fn what_a_container_writes_reaches_the_only_place_of_its_output(
+        data in data(), writes in schedule(), reads in schedule(), place_kind in 0u8..3, users in 1u8..3,
+    ) {
+        let place = place();
+        let kept = Output::of(place_kind, &place.file, &reads);
+        let streams = HostStreams::alone(kept.end.try_clone().unwrap(), File::open("/dev/null").unwrap());
+        let count = Arc::default();
+        let sinks: Vec<HostSink> = (0..users).map(|_| HostSink::new(streams.stdout(), &count)).collect();
+        let (path, sent) = (place.out.path().to_owned(), data.clone());
+        let container = move || write(&path, &sent, &writes, false);
+        let sink = Box::new(sinks.into_iter().next().unwrap());
+        let ((), carried) = carry(Origin::Fifo(place.out.clone()), sink, container);
+        prop_assert_eq!(carried.unwrap(), data.len() as u64);
+        drop(streams);
+        prop_assert!(kept.all() == data);
     }
 
     #[test]

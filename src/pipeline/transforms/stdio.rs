@@ -13,12 +13,14 @@ use crate::task::TransformSpec;
 
 /// The row's maker.
 pub(in crate::pipeline) fn host_stdout(spec: &TransformSpec) -> Option<Box<dyn Transform>> {
-    matches!(spec, TransformSpec::HostStdOut).then(|| Box::new(Host(HostStreams::stdout)) as _)
+    matches!(spec, TransformSpec::HostStdOut)
+        .then(|| Box::new(Host(HostStreams::stdout, LogStream::Stdout)) as _)
 }
 
 /// The row's maker.
 pub(in crate::pipeline) fn host_stderr(spec: &TransformSpec) -> Option<Box<dyn Transform>> {
-    matches!(spec, TransformSpec::HostStdErr).then(|| Box::new(Host(HostStreams::stderr)) as _)
+    matches!(spec, TransformSpec::HostStdErr)
+        .then(|| Box::new(Host(HostStreams::stderr, LogStream::Stderr)) as _)
 }
 
 /// The row's maker.
@@ -32,7 +34,7 @@ pub(in crate::pipeline) fn container_stderr(spec: &TransformSpec) -> Option<Box<
 }
 
 /// One of the worker's own streams.
-struct Host(fn(&HostStreams) -> Arc<HostStream>);
+struct Host(fn(&HostStreams) -> Arc<HostStream>, LogStream);
 
 #[async_trait]
 impl Transform for Host {
@@ -41,7 +43,8 @@ impl Transform for Host {
     }
 
     fn sink(&mut self, staging: &mut Staging) -> Result<Option<Box<dyn Sink>>, TaskError> {
-        Ok(Some(Box::new(HostSink((self.0)(&staging.settings().host)))))
+        let stream = (self.0)(&staging.settings().host);
+        Ok(Some(Box::new(HostSink::new(stream, staging.host_users(self.1)))))
     }
 }
 
