@@ -80,8 +80,8 @@ impl Plan {
         Ok(Self { entrypoint, arguments, options, binds, mounts, made })
     }
 
-    /// What can be said before staging.
-    pub(super) fn before_staging(run: &args::DockerRun) -> Self {
+    /// What can be said before staging. `mentioned` are the volumes that transforms name: staging may write into them, so they are judged before it.
+    pub(super) fn before_staging(run: &args::DockerRun, mentioned: &[Volume]) -> Self {
         let binds = run.volumes.iter().filter_map(|volume| match volume {
             VolumeArg::Bind(bind) => Some(bind.to_string()),
             VolumeArg::Transform(Volume::BindMountVolume(bind)) => {
@@ -89,11 +89,20 @@ impl Plan {
             }
             VolumeArg::Transform(Volume::TemporaryVolume(_)) => None,
         });
+        let mut binds: Vec<String> = binds.collect();
+        for volume in mentioned {
+            if let Volume::BindMountVolume(bind) = volume {
+                let text = format!("{}:{}:{}", bind.host_path, bind.container_path, bind.mode);
+                if !binds.contains(&text) {
+                    binds.push(text);
+                }
+            }
+        }
         Self {
             entrypoint: run.entrypoint.as_deref().map(stood_in_texts),
             arguments: stood_in_texts(&run.container_args),
             options: run.options.iter().map(|(name, value)| (name.clone(), stood_in(value))).collect(),
-            binds: binds.collect(),
+            binds,
             mounts: Vec::new(),
             made: Vec::new(),
         }

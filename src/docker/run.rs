@@ -25,8 +25,9 @@ use super::settings::Settings;
 use crate::crew::Crew;
 use crate::error::TaskError;
 use crate::events::reporter::Phase;
+use crate::girder::Ceilings;
 use crate::handler::{Admit, Attempt, Demand, Handler, Slot, Staged};
-use crate::pipeline::{self, Exit, Pipeline};
+use crate::pipeline::{self, Exit, Pipeline, volumes_of};
 use crate::policy::{MountIdentity, Policy, Pull};
 use crate::task::{Arg, ArgMap, Task};
 use crate::units::Size;
@@ -47,8 +48,6 @@ pub struct Parts {
     pub pipeline: pipeline::Settings,
     /// Who does what outlives an attempt, such as removals.
     pub crew: Crew,
-    /// Ids of the GPUs that the worker shares out: what images made for GPUs get whose task declares none.
-    pub gpus: Vec<String>,
 }
 
 /// What all attempts share.
@@ -69,13 +68,13 @@ impl DockerRun {
 
     /// A handler with these settings. Fails when the default options are none.
     pub fn new(settings: Settings, parts: Parts) -> Result<Self, ArgError> {
-        let Parts { engine, policy, pipeline, crew, gpus } = parts;
+        let Parts { engine, policy, pipeline, crew } = parts;
         let room = Room {
             defaults: defaults(&settings)?,
             policy,
             pipeline,
             images: ImageRoom::new(engine.clone(), crew.clone(), &settings),
-            gpus,
+            gpus: gpu::list(&settings.gpus),
             housing: OnceCell::new(),
             driver: Driver {
                 remover: Remover::new(engine.clone(), crew.clone()),
@@ -87,6 +86,11 @@ impl DockerRun {
             settings,
         };
         Ok(Self { room: Arc::new(room) })
+    }
+
+    /// The GPUs that tasks may use: what the pool of the worker is made of.
+    pub fn gpus(&self) -> &[String] {
+        &self.room.gpus
     }
 
     /// Who removes containers of `instance` that no attempt stands behind.
@@ -109,6 +113,16 @@ pub(super) fn defaults(settings: &Settings) -> Result<RunDefaults, ArgError> {
 }
 
 impl Room {
+    /// How much a task may fetch.
+    fn ceilings(&self, attempt: &Attempt) -> Ceilings {
+        let download = &self.policy.rules(&attempt.task().queue).download;
+        Ceilings {
+            files: download.max_files.amount(None).unwrap_or(u64::MAX),
+            bytes: download.max_bytes.amount(None).map_or(u64::MAX, Size::bytes),
+            depth: self.pipeline.girder.settings().max_depth,
+        }
+    }
+
     fn read(&self, task: &Task) -> Result<args::DockerRun, TaskError> {
         let mut run = args::DockerRun::read(&task.args).map_err(bad_argument)?;
         run.fill(&self.defaults);
@@ -175,7 +189,8 @@ impl Handler for DockerRun {
             log: &room.settings.log,
             network: room.network(housing),
         };
-        let granted = origin.compose(&Plan::before_staging(&run))?;
+        let request = request::pipeline_request(&run, attempt.task());
+        let granted = origin.compose(&Plan::before_staging(&run, &volumes_of(&request)))?;
         let wanted = Wanted::read(&run.image, granted.creation.platform.as_deref())?;
         attempt.report().describe(|details| details.image = Some(run.image.clone()));
         let image = tokio::select! {
@@ -186,7 +201,7 @@ impl Handler for DockerRun {
         describe_image(&attempt, &image);
         let mut settings = room.pipeline.clone();
         settings.judge = Arc::new(TaskJudge::new(room.policy.clone(), &attempt));
-        let request = request::pipeline_request(&run, attempt.task());
+        settings.download = room.ceilings(&attempt);
         let (pipeline, plan) = Pipeline::stage(request, &attempt, &settings).await?;
         let composed = Plan::staged(&run, plan, housing)
             .and_then(|plan| Ok((request::argv(&image, &plan), origin.compose(&plan)?)));

@@ -1,11 +1,12 @@
 //! What policy says to a task before anything of it is done: `longshore policy test` asks.
 
 use super::args;
-use super::request::{Origin, Plan};
+use super::request::{Origin, Plan, pipeline_request};
 use super::run;
 use super::settings::Settings;
 use crate::error::TaskError;
 use crate::handler::Attempt;
+use crate::pipeline::volumes_of;
 use crate::policy::{Denied, Policy};
 use crate::task::Task;
 
@@ -18,5 +19,6 @@ pub fn trial(settings: &Settings, policy: &Policy, task: Task) -> Result<Vec<Den
     let attempt = Attempt::detached(task);
     let named = Some(settings.network.as_str()).filter(|name| !name.is_empty() && *name != "auto");
     let origin = Origin { attempt: &attempt, run: &run, policy, log: &settings.log, network: named };
-    origin.compose(&Plan::before_staging(&run)).map(|granted| granted.audited)
+    let mentioned = volumes_of(&pipeline_request(&run, attempt.task()));
+    origin.compose(&Plan::before_staging(&run, &mentioned)).map(|granted| granted.audited)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE};
 use reqwest::{Response, StatusCode};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::GirderError;
 use crate::http;
@@ -18,7 +18,14 @@ pub struct Download {
     server: String,
     stall: Duration,
     offset: u64,
+    /// How long it was waited for since the rate was last looked at, and what came meanwhile. Time that its reader
+    /// takes does not count.
+    waited: Duration,
+    came: u64,
 }
+
+/// Bytes per second below which a server that still sends something counts as standing still.
+const SLOWEST: u64 = 1 << 10;
 
 impl Download {
     /// The body of `response` to a call for the bytes from `from` on.
@@ -51,7 +58,7 @@ impl Download {
             }
             _ => 0,
         };
-        Ok(Self { response, call, server, stall, offset })
+        Ok(Self { response, call, server, stall, offset, waited: Duration::ZERO, came: 0 })
     }
 
     /// Where the body begins in the file: what was asked for, or 0 when the server gives only the whole.
@@ -59,10 +66,20 @@ impl Download {
         self.offset
     }
 
-    /// The next piece; none at the end. Cancel-safe.
+    /// The next piece; none at the end. Fails when less than a KiB per second came for as long as Girder may stand
+    /// still. Cancel-safe.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, GirderError> {
-        match timeout(self.stall, self.response.chunk()).await {
-            Ok(Ok(piece)) => Ok(piece),
+        let begun = Instant::now();
+        let answer = timeout(self.stall.saturating_sub(self.waited), self.response.chunk()).await;
+        self.waited += begun.elapsed();
+        match answer {
+            Ok(Ok(piece)) => {
+                self.came += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+                if self.came >= SLOWEST * self.stall.as_secs().max(1) {
+                    (self.waited, self.came) = (Duration::ZERO, 0);
+                }
+                Ok(piece)
+            }
             Ok(Err(error)) => Err(GirderError::Broken {
                 call: self.call.clone(),
                 server: self.server.clone(),

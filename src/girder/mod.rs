@@ -10,18 +10,26 @@
 //! - A call that may not happen twice is tried again only when the server cannot have begun it.
 
 mod budget;
+pub mod cache;
 pub mod call;
 pub mod client;
 pub mod connection;
 mod download;
 mod error;
+pub mod fetch;
+pub mod file;
+pub mod listing;
+pub mod names;
 pub mod settings;
 mod site;
 
+pub use cache::Cache;
 pub use call::{Call, Payload, Repeat};
 pub use client::Client;
 pub use connection::{Connection, Session};
 pub use download::Download;
 pub use error::GirderError;
+pub use file::FileDocument;
+pub use listing::{Ceilings, Layout};
 pub use settings::Settings;
 pub use site::Site;

@@ -53,8 +53,8 @@ impl Default for Settings {
 pub struct Cache {
     /// Whether it is used.
     pub mode: CacheMode,
-    /// Where it lies; empty: beside the folders of running tasks, so that copies cost nothing where the file system can
-    /// share blocks.
+    /// Where it lies; never empty once the settings are loaded. Copies cost nothing where it shares a file system with
+    /// the folders of running tasks and that can share blocks.
     pub folder: PathBuf,
     /// Most bytes in it; the least recently used go first.
     pub max_size: Size,

@@ -8,7 +8,7 @@ use reqwest::{Certificate, Url};
 
 use super::connection::same;
 use super::settings::Tls;
-use super::{Client, Connection, Settings};
+use super::{Cache, Client, Connection, Settings};
 use crate::error::TaskError;
 use crate::http::{self, Judge, Proxies, Timeouts, Transport, Verify};
 use crate::task::GirderContext;
@@ -20,6 +20,7 @@ const POOLS: usize = 64;
 pub struct Site {
     settings: Settings,
     roots: Vec<Certificate>,
+    cache: Option<Cache>,
     pools: Mutex<HashMap<Key, reqwest::Client>>,
 }
 
@@ -35,17 +36,23 @@ impl Site {
     /// Reads the certificates that the settings name.
     pub fn new(settings: Settings, tls: &Tls) -> Result<Self, TaskError> {
         let roots = if tls.ca_file.as_os_str().is_empty() { Vec::new() } else { certificates(&tls.ca_file)? };
-        Ok(Self { settings, roots, pools: Mutex::default() })
+        Ok(Self { roots, ..Self::plain(settings) })
     }
 
     /// A site that trusts whom the system trusts.
     pub fn plain(settings: Settings) -> Self {
-        Self { settings, roots: Vec::new(), pools: Mutex::default() }
+        let cache = Cache::new(&settings.cache);
+        Self { settings, roots: Vec::new(), cache, pools: Mutex::default() }
     }
 
     /// The settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The cache of fetched files; none when it is off.
+    pub fn cache(&self) -> Option<&Cache> {
+        self.cache.as_ref()
     }
 
     /// A client of `connection` whose every request `judge` allows or denies.

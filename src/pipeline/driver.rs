@@ -211,6 +211,7 @@ async fn stage_all(
         hook.stage(Place::Hook, staging).await?;
         hooks.push(hook);
     }
+    staging.fetches().done().await?;
     staging.connect_the_rest();
     let mounts = staging.mounts(binds)?;
     Ok((hooks, ContainerPlan { entrypoint, arguments, options, mounts }))

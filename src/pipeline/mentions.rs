@@ -5,7 +5,7 @@ use crate::task::TransformSpec;
 use crate::task::transform::{UploadSource, Volume};
 
 /// Every mention of a volume, in the order of the request.
-pub(super) fn volumes_of(request: &Request) -> Vec<Volume> {
+pub fn volumes_of(request: &Request) -> Vec<Volume> {
     let mut found = Vec::new();
     for spec in &request.volumes {
         collect(spec, &mut found);

@@ -9,8 +9,10 @@
 //!   replace one nor make the worker open something else.
 //! - A sink drives its stream ([`Sink::take`]), so that backpressure is nothing but not asking for more.
 
+mod beneath;
 pub mod conduit;
 pub mod driver;
+mod fetches;
 pub mod fifo;
 pub mod lines;
 mod mentions;
@@ -31,6 +33,7 @@ use serde_json::Value;
 
 pub use conduit::{Origin, Sink, StandardStreams};
 pub use driver::{Exit, Pipeline, Request};
+pub use mentions::volumes_of;
 pub use plan::{ContainerPlan, Mount, MountKind, MountMode};
 pub use settings::Settings;
 pub use staging::Staging;
@@ -43,6 +46,10 @@ use crate::task::TransformSpec;
 pub trait Transform: Send {
     /// Prepares it for where it stands; says which text takes its place, if any.
     async fn stage(&mut self, place: Place, staging: &mut Staging) -> Result<Option<String>, TaskError>;
+    /// Asks others for what it needs to be an end of a `Connect`.
+    async fn prepare(&mut self, _staging: &mut Staging) -> Result<(), TaskError> {
+        Ok(())
+    }
     /// Itself as the input of a `Connect`; none when it cannot be one.
     fn source(&mut self, _staging: &mut Staging) -> Result<Option<Origin>, TaskError> {
         Ok(None)
@@ -114,6 +121,11 @@ pub const TRANSFORMS: &[TransformRow] = &[
     TransformRow { name: "ContainerStdErr", make: transforms::stdio::container_stderr },
     TransformRow { name: "ChunkedTransferEncodingStream", make: transforms::http_stream::stream },
     TransformRow { name: "ProgressPipe", make: transforms::progress::pipe },
+    TransformRow { name: "GirderFileIdToStream", make: transforms::girder_stream::stream },
+    TransformRow { name: "GirderFileIdToVolume", make: transforms::girder_fetch::file },
+    TransformRow { name: "GirderItemIdToVolume", make: transforms::girder_fetch::item },
+    TransformRow { name: "GirderFolderIdToVolume", make: transforms::girder_fetch::folder },
+    TransformRow { name: "DirectGirderFileIdToVolume", make: transforms::girder_fetch::direct },
 ];
 
 /// The transform of `spec`.
@@ -143,14 +155,9 @@ mod tests {
         assert_eq!(
             missing,
             [
-                "GirderFileIdToStream",
-                "GirderFileIdToVolume",
-                "GirderItemIdToVolume",
-                "GirderFolderIdToVolume",
                 "GirderUploadVolumePathToItem",
                 "GirderUploadVolumePathToFolder",
                 "GirderUploadVolumePathJobArtifact",
-                "DirectGirderFileIdToVolume",
                 "CommaJoinedVolumes",
                 "GirderApiUrl",
                 "GirderToken",
@@ -173,6 +180,11 @@ mod tests {
             {"$": "ContainerStdErr"},
             {"$": "ChunkedTransferEncodingStream", "url": "http://a/"},
             {"$": "ProgressPipe"},
+            {"$": "GirderFileIdToStream", "file_id": "1"},
+            {"$": "GirderFileIdToVolume", "file_id": "1"},
+            {"$": "GirderItemIdToVolume", "item_id": "1"},
+            {"$": "GirderFolderIdToVolume", "folder_id": "1"},
+            {"$": "DirectGirderFileIdToVolume", "file_id": "1"},
         ]);
         let specs: Vec<TransformSpec> = serde_json::from_value(specs).unwrap();
         assert_eq!(specs.len(), TRANSFORMS.len());

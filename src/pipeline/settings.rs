@@ -23,6 +23,8 @@ pub struct Settings {
     pub http: Timeouts,
     /// Which hosts HTTP streams may reach.
     pub judge: Arc<dyn Judge>,
+    /// How much one task may fetch.
+    pub download: girder::Ceilings,
     /// What Girder clients share.
     pub girder: Arc<girder::Site>,
 }
@@ -39,6 +41,7 @@ impl Settings {
             host: HostStreams::process(),
             http: Timeouts::default(),
             judge: Arc::new(Anything),
+            download: girder::Ceilings::NONE,
             girder: Arc::new(girder::Site::plain(girder::Settings::default())),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use super::conduit::{Discard, FifoSink, Nothing, Origin, Prepared, Sink};
+use super::fetches::Fetches;
 use super::fifo::Fifo;
 use super::targets::Targets;
 pub use super::volumes::Mounted;
@@ -13,8 +14,9 @@ use super::volumes::{Volumes, real_work_dir};
 use super::{Mount, MountKind, MountMode, Place, Settings, Transform, transform_of};
 use crate::error::TaskError;
 use crate::events::LogStream;
+use crate::girder::{Client, Connection};
 use crate::handler::Attempt;
-use crate::task::transform::{NamedPipe, TemporaryVolume, Volume};
+use crate::task::transform::{GirderAccess, NamedPipe, TemporaryVolume, Volume};
 use crate::task::{Arg, GirderContext, TransformSpec};
 
 /// What transforms stage into.
@@ -27,6 +29,8 @@ pub struct Staging {
     pub(super) prepared: Vec<Prepared>,
     /// Everything staged, to be cleaned up in reverse.
     pub(super) made: Vec<Box<dyn Transform>>,
+    fetches: Fetches,
+    direct: Vec<Mount>,
     pipes: Vec<Pipe>,
     pipes_folder: Option<(PathBuf, Arc<File>)>,
     standard: Vec<LogStream>,
@@ -73,7 +77,11 @@ impl Staging {
             TaskError::retryable("workspace", format!("cannot make work_dir {path}: {error}"))
         })?;
         let volumes = Volumes::new(&attempt, &real_work_dir(&settings.work_dir), mentioned)?;
+        let parallel = settings.girder.settings().parallel_downloads;
+        let fetches = Fetches::new(attempt.report(), parallel, settings.download);
         let mut staging = Self {
+            fetches,
+            direct: Vec::new(),
             attempt,
             settings,
             girder,
@@ -103,6 +111,26 @@ impl Staging {
     /// The Girder of the task.
     pub fn girder(&self) -> Option<&GirderContext> {
         self.girder.as_ref()
+    }
+
+    /// A client of the Girder that `access` names, else of the task's own.
+    pub fn girder_client(&self, access: Option<&GirderAccess>) -> Result<Client, TaskError> {
+        let connection = Connection::of_transform(access, self.girder())?;
+        if let Some(token) = &connection.token {
+            self.attempt.report().redact(token);
+        }
+        let site = &self.settings.girder;
+        site.client(&site.rewritten(connection, self.girder()), &self.settings.judge)
+    }
+
+    /// What is fetched while it is staged.
+    pub(super) fn fetches(&mut self) -> &mut Fetches {
+        &mut self.fetches
+    }
+
+    /// Something of the host that the container shall see beside its volumes.
+    pub(super) fn mount(&mut self, mount: Mount) {
+        self.direct.push(mount);
     }
 
     /// Where `volume`, or the task's default one, lies. It is mounted from its first mention on.
@@ -269,6 +297,11 @@ impl Staging {
     pub(super) fn mounts(&mut self, binds: Vec<Mount>) -> Result<Vec<Mount>, TaskError> {
         let mut mounts = binds;
         for mount in self.volumes.mounts() {
+            if !mounts.contains(mount) {
+                mounts.push(mount.clone());
+            }
+        }
+        for mount in &self.direct {
             if !mounts.contains(mount) {
                 mounts.push(mount.clone());
             }

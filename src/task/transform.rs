@@ -291,7 +291,7 @@ pub struct GirderFileStream {
     pub girder: Option<GirderAccess>,
 }
 
-/// A Girder file, downloaded to `<volume>/<file id>/<name>`.
+/// A Girder file, downloaded to `<volume>/<file id>/<name>`, or to `<volume>/<filename>` when one is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GirderFile {
@@ -322,13 +322,13 @@ pub struct GirderItem {
     pub girder: Option<GirderAccess>,
 }
 
-/// A Girder folder with all below it, downloaded to `<volume>/<folder id>/`.
+/// A Girder folder with all below it, downloaded to `<volume>/<folder id>/<name>/`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GirderFolder {
     /// The folder.
     pub folder_id: String,
-    /// Instead of the id as the folder's name.
+    /// Instead of Girder's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder_name: Option<String>,
     /// The task's default temporary volume when none is named.

@@ -2,6 +2,8 @@
 
 use crate::error::TaskError;
 
+pub(super) mod girder_fetch;
+pub(super) mod girder_stream;
 pub(super) mod http_stream;
 pub(super) mod pipe;
 pub(super) mod progress;

@@ -98,7 +98,9 @@ impl Transform for Connect {
             }
         }
         let spec::Connect { input, output } = &self.spec;
-        let origin = transform_of(input)?.source(staging)?.ok_or_else(|| {
+        let mut source = transform_of(input)?;
+        source.prepare(staging).await?;
+        let origin = source.source(staging)?.ok_or_else(|| {
             TaskError::permanent(
                 "bad_argument",
                 format!("{} cannot be the input of a Connect: it gives no bytes", input.name()),
