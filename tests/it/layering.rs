@@ -21,7 +21,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("ping", &["task", "events", "handler"]),
     ("girder", &["task", "http"]),
     ("pipeline", &["task", "events", "store", "handler", "http", "girder"]),
-    ("docker", &["task", "events", "store", "handler", "http", "policy", "pipeline"]),
+    ("docker", &["task", "events", "store", "handler", "http", "policy", "pipeline", "girder"]),
     ("executor", &["task", "events", "store", "broker", "handler", "ledger", "config"]),
     ("config", &["docker", "policy", "girder"]),
 ];

@@ -10,6 +10,7 @@ mod corpus;
 mod docker;
 mod examples;
 mod executor;
+mod girder;
 mod girder_starts;
 mod layering;
 mod pipeline;

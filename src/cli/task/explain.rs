@@ -20,10 +20,9 @@ Examples:
   longshore task explain last
   longshore task explain last --output json | jq '.workers[] | select(.fits)'
 
-What holds the task comes first: a paused queue, a time that has not come, tasks before it, a
-cancel. Then each worker that lives, and what keeps it from running the task: queue, kind, version,
-processors, memory, GPUs, platform or another resource. What the task asks for is read with the
-[[rules]] of the settings at hand.";
+What holds the task is told first: a paused queue, a time that has not come, tasks before it, no worker, a cancel. Then each
+worker that lives, and what keeps it from running the task: queue, kind, version, processors, memory, GPUs, platform
+or another resource. What the task asks for is read with the [[rules]] of the settings at hand.";
 
 /// Tell why a task does not run, and which workers could run it.
 #[derive(Debug, Args)]
@@ -227,11 +226,8 @@ impl Facts {
         let able = here.iter().filter(|worker| fits.iter().any(|fit| fit.worker == worker.worker));
         let lanes = able.clone().map(|worker| worker.lanes).sum::<u32>();
         able.clone().all(|worker| worker.busy >= worker.lanes).then(|| {
-            let workers = match fits.len() {
-                1 => "only worker".to_owned(),
-                count => format!("{count} workers"),
-            };
-            format!("all {lanes} slots of the {workers} that could run it are taken")
+            let workers = if fits.len() == 1 { "worker" } else { "workers" };
+            format!("all {lanes} slots of the {} {workers} that could run it are taken", fits.len())
         })
     }
 }

@@ -19,25 +19,6 @@ fn a_worker_says_that_it_is_ready_and_ends_well_when_asked() {
 }
 
 #[test]
-fn a_worker_tells_its_service_manager_when_it_is_ready_and_when_it_drains() {
-    let harbour = Harbour::new();
-    let address = harbour.path().join("notify");
-    let manager = std::os::unix::net::UnixDatagram::bind(&address).unwrap();
-    manager.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
-    let mut command = harbour.command(&["worker", "--queue", "a", "--concurrency", "3"]);
-    command.env("NOTIFY_SOCKET", &address).stdout(std::process::Stdio::null());
-    let worker = super::Worker { child: command.spawn().unwrap() };
-    let heard = || {
-        let mut buffer = [0; 1_024];
-        let bytes = manager.recv(&mut buffer).expect("the worker tells something");
-        String::from_utf8(buffer[..bytes].to_vec()).unwrap()
-    };
-    assert_eq!(heard().trim_end(), "READY=1\nSTATUS=3 slots, queues a");
-    worker.signal(Signal::SIGTERM);
-    assert!(heard().starts_with("STOPPING=1\n"));
-}
-
-#[test]
 fn a_worker_whose_flags_are_wrong_says_which() {
     let harbour = Harbour::new();
     let told = harbour.run(&["worker", "--drain-timeout", "soon"]).bad(2);

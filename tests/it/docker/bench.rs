@@ -23,28 +23,28 @@ use crate::support::docker::{clean_up, engine};
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// A worker's `docker_run`, with an instance of its own.
-pub(super) struct Bench {
-    pub(super) handler: DockerRun,
-    pub(super) crew: Crew,
-    pub(super) instance: String,
-    pub(super) work: tempfile::TempDir,
-    pub(super) engine: Arc<DockerApi>,
+pub(crate) struct Bench {
+    pub(crate) handler: DockerRun,
+    pub(crate) crew: Crew,
+    pub(crate) instance: String,
+    pub(crate) work: tempfile::TempDir,
+    pub(crate) engine: Arc<DockerApi>,
 }
 
 /// What came of one attempt.
-pub(super) struct Told {
-    pub(super) result: Result<Value, TaskError>,
-    pub(super) details: Details,
-    pub(super) times: PhaseTimes,
-    pub(super) events: Vec<Event>,
+pub(crate) struct Told {
+    pub(crate) result: Result<Value, TaskError>,
+    pub(crate) details: Details,
+    pub(crate) times: PhaseTimes,
+    pub(crate) events: Vec<Event>,
 }
 
 /// The settings that the tests start from: short waits, the engine of this host.
-pub(super) fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     let table = json!({
         "host": "", "client_timeout": "60s", "network": "", "pull_timeout": "60s", "pull_attempts": 2,
         "fall_back_to_local": false, "config_dir": "/nonexistent", "stop_grace": "2s", "line_max": "64KiB",
-        "log": {"driver": "", "options": {}}, "cleaner_image": "", "default_options": {},
+        "log": {"driver": "", "options": {}}, "cleaner_image": "", "gpus": "auto", "default_options": {},
         "reap_every": "30s", "reap_grace": "60s", "engine_patience": "30s",
     });
     serde_json::from_value(table).expect("the settings are complete")
@@ -52,7 +52,7 @@ pub(super) fn settings() -> Settings {
 
 impl Bench {
     /// With settings changed by `change`.
-    pub(super) async fn with(change: impl FnOnce(&mut Settings)) -> Bench {
+    pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Bench {
         let mut settings = settings();
         change(&mut settings);
         let open = serde_json::from_value(json!({"profile": "open"})).expect("a profile");
@@ -60,7 +60,7 @@ impl Bench {
     }
 
     /// With rules of its own.
-    pub(super) async fn under(settings: Settings, policy: &PolicySettings) -> Bench {
+    pub(crate) async fn under(settings: Settings, policy: &PolicySettings) -> Bench {
         engine().await;
         let address = Address::read(&settings.host).expect("an address");
         let api = Arc::new(DockerApi::new(address, settings.client_timeout.get()));
@@ -68,26 +68,24 @@ impl Bench {
         let policy = Arc::new(Policy::new(policy, Surroundings::default()).expect("sound rules"));
         let work = tempfile::tempdir().expect("a temporary folder can be made");
         let pipeline = longshore::pipeline::Settings::new(work.path());
-        let handler = DockerRun::new(
-            settings,
-            Parts { engine: api.clone(), policy, pipeline, crew: crew.clone(), gpus: Vec::new() },
-        )
-        .expect("sound defaults");
+        let handler =
+            DockerRun::new(settings, Parts { engine: api.clone(), policy, pipeline, crew: crew.clone() })
+                .expect("sound defaults");
         Bench { handler, crew, instance: format!("test-{}", uuid::Uuid::now_v7()), work, engine: api }
     }
 
     /// With the settings of all.
-    pub(super) async fn new() -> Bench {
+    pub(crate) async fn new() -> Bench {
         Bench::with(|_| {}).await
     }
 
     /// An attempt at a task with these arguments.
-    pub(super) fn attempt(&self, args: Value) -> Try {
+    pub(crate) fn attempt(&self, args: Value) -> Try {
         self.attempt_at(task(args))
     }
 
     /// An attempt at `task`.
-    pub(super) fn attempt_at(&self, task: Task) -> Try {
+    pub(crate) fn attempt_at(&self, task: Task) -> Try {
         let kept = Arc::new(Kept::default());
         let bus = Bus::new(vec![kept.clone()], 1e9, Crew::new());
         let fence = Fence::after(Fence(0), jiff::Timestamp::now());
@@ -108,12 +106,12 @@ impl Bench {
     }
 
     /// Runs a task with these arguments to its end.
-    pub(super) async fn run(&self, args: Value) -> Told {
+    pub(crate) async fn run(&self, args: Value) -> Told {
         self.attempt(args).run().await
     }
 
     /// Waits until the room has done what outlives attempts.
-    pub(super) async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         assert!(self.crew.dismissed(PATIENCE).await, "something is still at work");
     }
 }
@@ -128,7 +126,7 @@ impl Drop for Bench {
 }
 
 /// A `docker_run` task.
-pub(super) fn task(args: Value) -> Task {
+pub(crate) fn task(args: Value) -> Task {
     let Value::Object(map) = args else { panic!("arguments are a map") };
     let args: ArgMap = map
         .into_iter()
@@ -138,22 +136,22 @@ pub(super) fn task(args: Value) -> Task {
 }
 
 /// `sh -c SCRIPT` in busybox, never pulled.
-pub(super) fn script(script: &str) -> Value {
+pub(crate) fn script(script: &str) -> Value {
     json!({"image": "busybox:latest", "pull": "never", "entrypoint": "sh", "container_args": ["-c", script]})
 }
 
 /// The same with options.
-pub(super) fn script_with(text: &str, options: &Value) -> Value {
+pub(crate) fn script_with(text: &str, options: &Value) -> Value {
     let mut args = script(text);
     args["options"] = options.clone();
     args
 }
 
 /// One attempt and the strings to pull.
-pub(super) struct Try {
-    pub(super) attempt: Attempt,
-    pub(super) scope: CancelScope,
-    pub(super) current: Arc<Mutex<Result<(), TaskError>>>,
+pub(crate) struct Try {
+    pub(crate) attempt: Attempt,
+    pub(crate) scope: CancelScope,
+    pub(crate) current: Arc<Mutex<Result<(), TaskError>>>,
     kept: Arc<Kept>,
     bus: Bus,
     handler: DockerRun,
@@ -161,7 +159,7 @@ pub(super) struct Try {
 
 impl Try {
     /// Stages and runs it.
-    pub(super) async fn run(self) -> Told {
+    pub(crate) async fn run(self) -> Told {
         let work = async {
             let staged = self.handler.stage(self.attempt.clone()).await?;
             staged.run(Slot::default()).await
@@ -171,7 +169,7 @@ impl Try {
     }
 
     /// What was told, given how it ended.
-    pub(super) async fn told(self, result: Result<Value, TaskError>) -> Told {
+    pub(crate) async fn told(self, result: Result<Value, TaskError>) -> Told {
         let last = self.attempt.report().close(EventData::Succeeded { exit_code: None });
         self.bus
             .deliver("kept", Notice { event: Arc::new(last), task: None })
@@ -185,7 +183,7 @@ impl Try {
 
 impl Told {
     /// All that one stream said.
-    pub(super) fn said(&self, wanted: LogStream) -> String {
+    pub(crate) fn said(&self, wanted: LogStream) -> String {
         let mut said = String::new();
         for event in &self.events {
             if let EventData::Log { stream, text } = &event.data
@@ -199,7 +197,7 @@ impl Told {
     }
 
     /// All that the container's standard output said, once it ended with 0.
-    pub(super) fn stdout(&self) -> String {
+    pub(crate) fn stdout(&self) -> String {
         if let Err(error) = &self.result {
             panic!("the task failed: {error}\n{}", self.said(LogStream::Stderr));
         }
@@ -207,7 +205,7 @@ impl Told {
     }
 
     /// Why it failed.
-    pub(super) fn error(&self) -> &TaskError {
+    pub(crate) fn error(&self) -> &TaskError {
         self.result.as_ref().expect_err("the task fails")
     }
 }

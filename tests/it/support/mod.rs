@@ -4,11 +4,11 @@
 //! A server that is missing is a failure that names its remedy, never a skipped test.
 
 pub(crate) mod docker;
+pub(crate) mod faulty;
 pub(crate) mod girder;
 pub(crate) mod image;
 pub(crate) mod longshore;
 pub(crate) mod nats;
-pub(crate) mod podman;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod rabbitmq;

@@ -1,0 +1,6 @@
+//! What a worker does with a Girder: against the real server, and against one that fails as it is told to.
+
+mod cached;
+mod faults;
+mod fetch;
+mod staged;
