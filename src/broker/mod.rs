@@ -7,6 +7,7 @@
 //! A lease splits into an [`Extender`] for the keeper and a [`Settler`] that is consumed by settling, so that a delivery
 //! can be settled only once. No broker fences anything itself: a stale ack succeeds. The store's fence guards effects.
 
+pub mod amqp;
 pub mod dead;
 pub mod memory;
 pub mod message;
@@ -33,7 +34,7 @@ use crate::events::{Event, EventFilter, EventStart};
 use crate::task::{Priority, QueueName, RawMessage, TaskId};
 
 /// The adapters by URL scheme.
-pub const ADAPTERS: &[Adapter] = &[sqlite::ADAPTER, redis::ADAPTER, memory::ADAPTER];
+pub const ADAPTERS: &[Adapter] = &[sqlite::ADAPTER, redis::ADAPTER, amqp::ADAPTER, memory::ADAPTER];
 
 /// Opens the broker at `url` with the adapter of its scheme.
 pub async fn open(url: &BrokerUrl, options: &OpenOptions) -> Result<Broker, BrokerError> {
@@ -91,6 +92,8 @@ pub struct Capabilities {
     pub extend: bool,
     /// Whether several hosts can use it at once.
     pub remote: bool,
+    /// Whether what waits in a queue can be listed.
+    pub list: bool,
 }
 
 /// Takes work from the broker.

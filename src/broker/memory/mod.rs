@@ -128,6 +128,7 @@ pub fn broker(hub: &Arc<Hub>, options: &OpenOptions) -> Broker {
             dedup_window: Some(DEDUP_WINDOW),
             extend: true,
             remote: false,
+            list: true,
         },
         source: client.clone(),
         submit: client.clone(),

@@ -64,6 +64,7 @@ fn broker(client: Arc<Client>) -> Broker {
             dedup_window: Some(client.dedup_window()),
             extend: true,
             remote: true,
+            list: true,
         },
         source: Arc::new(source::Fetcher::new(Arc::clone(&client))),
         submit: client.clone(),

@@ -63,6 +63,7 @@ fn broker(client: Arc<Client>) -> Broker {
             dedup_window: Some(DEDUP_WINDOW),
             extend: true,
             remote: false,
+            list: true,
         },
         source: Arc::new(source::Fetcher::new(Arc::clone(&client))),
         submit: client.clone(),

@@ -4,15 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use longshore::broker::memory::Hub;
 use longshore::broker::{
-    self, Broker, BrokerUrl, Delivery, OpenOptions, Settled, Settlement, Submission, Submitted,
+    self, Broker, BrokerError, BrokerUrl, Delivery, OpenOptions, Settled, Settlement, Source, Submission,
+    Submitted,
 };
 use longshore::cancel::{CancelReason, CancelScope};
 use longshore::sqlite::Database;
 use longshore::store::{self, ResultStore};
 use longshore::task::{Priority, QueueName, TaskId};
 use tempfile::TempDir;
+
+use crate::support::rabbitmq::RabbitMq;
 
 /// A lease that no test outlives.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -102,6 +106,50 @@ impl Dock for Sqlite {
     }
     fn looks(&self) -> u64 {
         self.database.looks()
+    }
+}
+
+/// A virtual host of a real RabbitMQ.
+pub(crate) struct Amqp {
+    rabbit: RabbitMq,
+    looks: Arc<AtomicU64>,
+}
+
+/// Counts the fetches of a source: between them the server pushes, and nobody looks.
+struct Counting {
+    source: Arc<dyn Source>,
+    looks: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl Source for Counting {
+    async fn fetch(&self, credit: usize, stop: &CancelScope) -> Result<Vec<Delivery>, BrokerError> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.source.fetch(credit, stop).await
+    }
+    fn lease(&self) -> Duration {
+        self.source.lease()
+    }
+}
+
+impl Dock for Amqp {
+    async fn start() -> Self {
+        Self { rabbit: RabbitMq::vhost().await, looks: Arc::default() }
+    }
+    fn url(&self) -> BrokerUrl {
+        // Celery's own queues have no priorities; those that longshore makes can.
+        BrokerUrl::parse(&format!("{}?max_priority=9", self.rabbit.url())).unwrap()
+    }
+    fn short_lease(&self) -> Duration {
+        Duration::from_millis(600)
+    }
+    fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
+    }
+    async fn client(&self, worker: &str, queues: &[&str], lease: Duration) -> Broker {
+        let mut broker = broker::open(&self.url(), &self.options(worker, queues, lease)).await.unwrap();
+        broker.source = Arc::new(Counting { source: broker.source, looks: self.looks.clone() });
+        broker
     }
 }
 

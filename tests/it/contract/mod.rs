@@ -16,6 +16,17 @@ mod topic;
 macro_rules! contract {
     ($adapter:ident, $dock:ty, $test:tt) => {
         mod $adapter {
+            contract!(@broker $dock, $test);
+            contract!(@store $dock, $test);
+        }
+    };
+    // An adapter of a broker that keeps no records.
+    ($adapter:ident, $dock:ty, $test:tt, broker only) => {
+        mod $adapter {
+            contract!(@broker $dock, $test);
+        }
+    };
+    (@broker $dock:ty, $test:tt) => {
             contract!(@room admin, $dock, $test;
                 a_paused_queue_hands_nothing_out_until_it_is_resumed,
                 purging_leaves_what_is_leased,
@@ -52,18 +63,6 @@ macro_rules! contract {
                 a_message_is_not_handed_over_before_its_time,
                 only_named_queues_are_fetched,
             );
-            contract!(@room store, $dock, $test;
-                a_record_comes_back_as_it_was_put,
-                of_two_who_expect_the_same_one_wins,
-                the_fence_never_goes_back,
-                a_touch_prolongs_the_current_attempt_only,
-                a_served_sink_is_struck_off_the_outbox,
-                records_are_found_by_state_queue_label_and_time,
-                an_open_outbox_is_found_once_nobody_works_on_it,
-                old_records_go_unless_they_are_unfinished_or_owe,
-                beyond_their_size_the_oldest_records_go,
-                no_revision_comes_back_with_a_new_record,
-            );
             contract!(@room submit, $dock, $test;
                 a_message_arrives_as_it_was_sent,
                 one_dedup_id_is_queued_once_also_after_it_was_done,
@@ -80,7 +79,20 @@ macro_rules! contract {
                 a_cancel_is_found_until_it_is_forgotten,
                 commands_are_heard_as_they_come,
             );
-        }
+    };
+    (@store $dock:ty, $test:tt) => {
+            contract!(@room store, $dock, $test;
+                a_record_comes_back_as_it_was_put,
+                of_two_who_expect_the_same_one_wins,
+                the_fence_never_goes_back,
+                a_touch_prolongs_the_current_attempt_only,
+                a_served_sink_is_struck_off_the_outbox,
+                records_are_found_by_state_queue_label_and_time,
+                an_open_outbox_is_found_once_nobody_works_on_it,
+                old_records_go_unless_they_are_unfinished_or_owe,
+                beyond_their_size_the_oldest_records_go,
+                no_revision_comes_back_with_a_new_record,
+            );
     };
     (@room $room:ident, $dock:ty, $test:tt; $($rule:ident,)+) => {
         mod $room {
@@ -98,3 +110,4 @@ macro_rules! contract {
 contract!(memory, crate::contract::dock::Memory, [tokio::test(start_paused = true)]);
 contract!(sqlite, crate::contract::dock::Sqlite, [tokio::test]);
 contract!(redis, crate::support::redis::Redis, [tokio::test]);
+contract!(amqp, crate::contract::dock::Amqp, [tokio::test], broker only);
