@@ -20,6 +20,7 @@ use super::container::{Container, CreateError, Remover};
 use super::engine::{Creation, Engine, EngineError, Inspected, Output};
 use super::error::{self, Oom};
 use super::labels::Afterwards;
+use super::usage;
 use crate::crew::Crew;
 use crate::error::TaskError;
 use crate::events::reporter::Phase;
@@ -190,8 +191,10 @@ impl Watch<'_> {
     }
 
     fn pump(&self, mut outlet: Outlet, output: Stream, ended: CancellationToken) -> Pump {
+        let (report, id) = (self.attempt.report().clone(), self.container.id().to_owned());
         self.driver.crew.spawn("container output", async move {
-            let result = outlet.drain(output, &ended).await;
+            let metered = usage::meter(&id, &report, &ended);
+            let (result, ()) = tokio::join!(outlet.drain(output, &ended), metered);
             (outlet, result)
         })
     }

@@ -27,6 +27,7 @@ mod run;
 mod selfhost;
 pub mod settings;
 mod trial;
+mod usage;
 
 pub use address::Address;
 pub use api::DockerApi;

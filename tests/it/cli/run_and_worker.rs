@@ -84,3 +84,41 @@ async fn doctor_finds_the_engine_and_tells_what_to_do_without_one() {
         ran.out
     );
 }
+
+#[test]
+fn a_worker_takes_from_every_broker_and_queue_that_it_names() {
+    let harbour = Harbour::new();
+    let [near, far] =
+        ["near.db", "far.db"].map(|name| format!("sqlite://{}", harbour.path().join(name).display()));
+    let _worker =
+        harbour.worker(&["--broker", &near, "--broker", &far, "--queue", "default", "--queue", "nightly"]);
+    for (broker, queue) in [(&near, "default"), (&near, "nightly"), (&far, "default"), (&far, "nightly")] {
+        let id = harbour.ping("{}", &["--broker", broker, "--queue", queue]);
+        // Records are kept with the first broker unless told otherwise.
+        let wait = ["--broker", broker, "--store", &near, "task", "wait", "--timeout", "20s", &id];
+        assert_eq!(harbour.run(&wait).good(), format!("{id}  succeeded\n"), "{queue} of {broker}");
+    }
+}
+
+#[test]
+fn what_a_rule_says_of_an_image_counts_unless_the_task_says_otherwise() {
+    let harbour = Harbour::new();
+    let settings =
+        "[[rules]]\nimage = \"*/segment*\"\ncustom = { scanner = 1 }\n[worker]\nunfit_timeout = \"0s\"\n";
+    let file = harbour.file("rules.toml", settings);
+    let config = ["--config", file.to_str().unwrap()];
+    let run = |args: &[&str]| harbour.run(&[&config[..], args].concat());
+    let submit =
+        |image: &str, more: &[&str]| run(&[&["submit"], more, &[image]].concat()).good().trim().to_owned();
+    let queued = submit("lab/segment:1", &["--queue", "elsewhere"]);
+    let _worker = harbour.worker(&config);
+    let told = run(&["task", "explain", &queued]).good();
+    assert!(told.contains("the task needs 1 of scanner (here 0)"), "{told}");
+    let ruled = submit("lab/segment:1", &[]);
+    let ran = run(&["task", "wait", "--timeout", "20s", &ruled]);
+    assert!(ran.out.contains("the task needs 1 of scanner (here 0)"), "{}{}", ran.out, ran.err);
+    // Its own word outweighs the rule's.
+    let own = submit("lab/segment:1", &["--resource", "scanner=7"]);
+    let ran = run(&["task", "wait", "--timeout", "20s", &own]);
+    assert!(ran.out.contains("the task needs 7 of scanner (here 0)"), "{}{}", ran.out, ran.err);
+}

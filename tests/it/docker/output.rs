@@ -89,3 +89,22 @@ fn resident_kib() -> u64 {
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
+
+#[tokio::test]
+async fn the_record_tells_processor_time_and_peak_memory() {
+    let bench = Bench::new().await;
+    let work =
+        "x=$(head -c 8000000 /dev/zero | tr '\\0' a); i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done";
+    // On a machine out of breath the engine may take the control group away before it is read.
+    for _ in 0..5 {
+        let told = bench.run(script(work)).await;
+        told.stdout();
+        let (Some(cpu), Some(memory)) = (told.details.cpu_seconds, told.details.peak_memory) else {
+            continue;
+        };
+        assert!(cpu > 0.02 && cpu < 100.0, "{cpu} s of processor time");
+        assert!(memory > 6_000_000 && memory < 1_000_000_000, "{memory} bytes at most");
+        return;
+    }
+    panic!("none of five records tells what its container took");
+}
