@@ -232,6 +232,7 @@ impl Origin<'_> {
     ) -> Result<policy::Granted, TaskError> {
         let task = self.attempt.task();
         let reach = Reach::of(task);
+        let job = task.girder.as_ref().and_then(|girder| girder.job.as_ref());
         let verdict = self.policy.judge(&FinalRequest {
             task: &task.id,
             queue: &task.queue,
@@ -243,6 +244,7 @@ impl Origin<'_> {
             worker_network,
             streams: &reach.streams,
             girder: task.girder.as_ref().map(|girder| girder.api_url.as_str()),
+            insecure_girder: job.is_some_and(|job| !job.verify_tls),
             gpus: task.resources.gpus.unwrap_or_default(),
             timeout: task.timeout,
         });

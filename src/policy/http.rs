@@ -52,9 +52,15 @@ impl<'a> HttpPolicy<'a> {
     }
 }
 
-/// Judges the names of all streams.
+/// Judges the names of all streams, and how Girder is talked to.
 pub(super) fn judge(judging: &mut Judging<'_>) {
     let request = judging.request;
+    if request.insecure_girder && !judging.rules().girder.allow_insecure_tls {
+        // Whoever may write a message could otherwise have the tokens in it told to anybody on the way.
+        let asked =
+            "Girder without a check of its certificate (verify=false; tls.ca_file can name its issuer)";
+        judging.deny("girder.allow_insecure_tls", asked.to_owned());
+    }
     let http = HttpPolicy {
         policy: judging.policy,
         section: judging.section,

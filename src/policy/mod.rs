@@ -100,6 +100,8 @@ pub struct FinalRequest<'a> {
     pub streams: &'a [String],
     /// The address of the task's Girder API.
     pub girder: Option<&'a str>,
+    /// Whether the task wants Girder's certificate to be taken unseen.
+    pub insecure_girder: bool,
     /// GPUs declared to the scheduler.
     pub gpus: u32,
     /// The time limit that the task asked for.

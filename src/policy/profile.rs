@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::image::{ImageSet, Pull};
 use super::mount::{DeniedPath, Root};
-use super::rules::{Binds, Download, Http, Images, Namespaces, Rules};
+use super::rules::{Binds, Download, Girder, Http, Images, Namespaces, Rules};
 use super::terms::{Capabilities, Limit, Names, Namespace, Network, Redirects, UploadLinks};
 use crate::units::{Size, Span};
 
@@ -118,6 +118,7 @@ fn standard() -> Rules {
         },
         upload_links: UploadLinks::Skip,
         download: Download { max_files: Limit::At(100_000), max_bytes: Limit::Unlimited },
+        girder: Girder { allow_insecure_tls: false },
     }
 }
 
@@ -173,6 +174,7 @@ fn open() -> Rules {
         pids_default: Limit::Unlimited,
         http: Http { denied_networks: Vec::new(), ..standard.http },
         download: Download { max_files: Limit::Unlimited, max_bytes: Limit::Unlimited },
+        girder: Girder { allow_insecure_tls: true },
         ..standard
     }
 }

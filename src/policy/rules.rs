@@ -97,6 +97,14 @@ layered! {
 }
 
 layered! {
+    /// How the worker talks to the task's Girder.
+    Girder / GirderSettings {
+        /// Whether a message may turn the check of Girder's certificate off (`verify` of its session).
+        allow_insecure_tls: bool,
+    }
+}
+
+layered! {
     /// How much a task may download.
     Download / DownloadSettings {
         /// Files.
@@ -177,6 +185,8 @@ layered! {
         upload_links: UploadLinks,
         /// How much may be downloaded.
         download: Download => DownloadSettings,
+        /// How Girder is talked to.
+        girder: Girder => GirderSettings,
     }
     written {
         /// Which defaults hold for the keys that are not written.

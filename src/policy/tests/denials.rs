@@ -39,6 +39,7 @@ const JUDGED: &[&str] = &[
     "task_timeout",
     "http.allowed_hosts",
     "http.denied_networks",
+    "girder.allow_insecure_tls",
     "capabilities",
     "no_new_privileges",
 ];
@@ -200,5 +201,7 @@ denial!(a_stream_to_a_host_that_is_not_listed => "http.allowed_hosts", { "http":
         "http://a.example.org@evil.test/".to_owned(),
     ];
 });
+denial!(a_girder_whose_certificate_is_not_checked => "girder.allow_insecure_tls", {},
+    |asked| asked.insecure_girder = true);
 denial!(a_stream_to_the_clouds_own_address => "http.denied_networks", {},
     |asked| asked.streams = vec!["http://169.254.169.254/latest/meta-data".to_owned()]);

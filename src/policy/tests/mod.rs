@@ -21,6 +21,7 @@ pub(super) struct Asked {
     worker_network: Option<String>,
     streams: Vec<String>,
     girder: Option<String>,
+    insecure_girder: bool,
     gpus: u32,
     timeout: Option<Span>,
 }
@@ -41,6 +42,7 @@ impl Default for Asked {
             worker_network: None,
             streams: Vec::new(),
             girder: None,
+            insecure_girder: false,
             gpus: 0,
             timeout: None,
         }
@@ -64,6 +66,7 @@ impl Asked {
             worker_network: self.worker_network.as_deref(),
             streams: &self.streams,
             girder: self.girder.as_deref(),
+            insecure_girder: self.insecure_girder,
             gpus: self.gpus,
             timeout: self.timeout,
         }
