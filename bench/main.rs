@@ -7,6 +7,7 @@
 
 mod containers;
 mod dispatch;
+mod girder;
 mod idle;
 mod steal;
 mod streams;
@@ -53,6 +54,8 @@ enum Question {
     Idle,
     /// Bytes between host and container, per second
     Streams,
+    /// Bytes from a Girder, per second
+    Girder,
 }
 
 fn main() -> std::process::ExitCode {
@@ -85,6 +88,7 @@ async fn ask(options: &Options) -> Outcome<()> {
             Question::Steal => steal::ask(&peer, options.rounds).await,
             Question::Idle => idle::ask(&peer, options.rounds).await,
             Question::Streams => streams::ask(&peer, options.rounds).await,
+            Question::Girder => girder::ask(options.rounds).await,
         }?;
         if !options.json {
             println!("{answer}");
