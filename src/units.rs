@@ -111,6 +111,10 @@ impl JsonSchema for Span {
 pub struct Size(pub u64);
 
 impl Size {
+    /// So many bytes.
+    pub const fn from_bytes(bytes: u64) -> Self {
+        Self(bytes)
+    }
     /// The number of bytes.
     pub const fn bytes(self) -> u64 {
         self.0

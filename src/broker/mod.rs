@@ -366,12 +366,26 @@ pub struct Presence {
     pub busy: u32,
     /// What a task could at most take here.
     pub pool: Pool,
-    /// `running`, `draining` or `stopping`.
+    /// The file systems that tasks fill; empty when it does not tell.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+    /// `running`, `paused`, `draining` or `stopping`.
     pub phase: String,
     /// When this was said.
     pub seen: Timestamp,
     /// When it stops being true.
     pub deadline: Timestamp,
+}
+
+/// A file system of a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// A folder on it.
+    pub path: String,
+    /// Bytes that it can hold.
+    pub total: u64,
+    /// Bytes that the worker may still use.
+    pub free: u64,
 }
 
 /// The whole of a worker's resources.

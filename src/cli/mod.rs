@@ -19,6 +19,7 @@ mod dead;
 mod decode;
 mod doctor;
 mod events;
+mod fleet;
 mod generate;
 mod queue;
 mod redact;
@@ -112,7 +113,7 @@ impl Cli {
             _ => {}
         }
         let (flags, logs) = match &self.command {
-            Command::Worker(worker) => (worker.flags(), Logs::Always),
+            Command::Worker(worker) if worker.stays() => (worker.flags(), Logs::Always),
             _ => (Vec::new(), Logs::WhenAsked),
         };
         let loaded = crate::config::load(&self.global.sources(flags))?;

@@ -1,4 +1,4 @@
-//! `worker`: takes tasks until a signal ends it.
+//! `worker`: takes tasks until a signal ends it. `worker list` and its siblings, which ask about workers, are in `fleet`.
 
 use clap::Args;
 use figment::value::Value;
@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::context::Context;
 use super::error::CliError;
+use super::fleet::FleetCommand;
 use crate::config::Flag;
 use crate::units::Span;
 use crate::worker::{self, Worker};
@@ -15,12 +16,13 @@ Examples:
   longshore worker
   longshore worker --queue gpu --queue default --concurrency 4 --name quay-3
   longshore --broker sqlite:///srv/longshore.db worker
+  longshore --broker redis://hub worker list
 
 One line is printed when the worker takes tasks. The first SIGTERM or SIGINT drains it: it takes
 nothing new and ends when what runs has ended, at the latest after the drain's time. A second
 one ends it at once. The exit code is 3 when something was left behind.";
 
-/// Take tasks and run them until a signal ends it.
+/// Take tasks and run them until a signal ends it, or look at workers and steer them.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct WorkerCommand {
@@ -36,9 +38,16 @@ pub(crate) struct WorkerCommand {
     /// How long running tasks may go on after the first signal
     #[arg(long, value_name = "TIME")]
     drain_timeout: Option<Span>,
+    #[command(subcommand)]
+    fleet: Option<FleetCommand>,
 }
 
 impl WorkerCommand {
+    /// Whether it is to take tasks itself.
+    pub(crate) fn stays(&self) -> bool {
+        self.fleet.is_none()
+    }
+
     /// What the flags set.
     pub(crate) fn flags(&self) -> Vec<Flag> {
         let mut flags = Vec::new();
@@ -61,6 +70,15 @@ impl WorkerCommand {
 
     /// Does what was asked.
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
+        // Not left to the parser: it would take flags for all commands, such as --config, for the worker's own.
+        if !self.stays() && !self.flags().is_empty() {
+            let text =
+                "flags of a worker that starts stand before a command about workers: leave one of them out";
+            return Err(CliError::Usage(text.to_owned()));
+        }
+        if let Some(command) = self.fleet {
+            return command.run(context).await;
+        }
         context.make_state_dir()?;
         let output = context.output;
         let mut told = Ok(());

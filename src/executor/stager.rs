@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::Context;
+use crate::broker::Disk;
 use crate::cancel::CancelScope;
 use crate::error::TaskError;
 use crate::events::Phase;
@@ -53,6 +54,17 @@ pub(super) async fn disk_has_room(context: &Arc<Context>, stop: &CancelScope) ->
             _ = stop.canceled() => return false,
         }
     }
+}
+
+/// The file system of `folder`; `None` where that cannot be told.
+pub(super) fn disk(folder: &std::path::Path) -> Option<Disk> {
+    let found = nix::sys::statvfs::statvfs(folder).ok()?;
+    let block = found.fragment_size();
+    Some(Disk {
+        path: folder.display().to_string(),
+        total: block.saturating_mul(found.blocks()),
+        free: block.saturating_mul(found.blocks_available()),
+    })
 }
 
 /// Share of the file system of `folder` that is used; `None` where that cannot be told.

@@ -135,6 +135,7 @@ pub(super) fn presence(context: &Context) -> Presence {
         lanes: u32::try_from(settings.lanes).unwrap_or(u32::MAX),
         busy: u32::try_from(busy).unwrap_or(u32::MAX),
         pool: settings.pool.clone(),
+        disks: super::stager::disk(&settings.work_dir).into_iter().collect(),
         phase: context.lifecycle.phase().as_str().to_owned(),
         seen: now,
         deadline: now + settings.presence_interval * 3,

@@ -36,6 +36,7 @@ fn worker(queues: &[&str], busy: u32) -> Presence {
         lanes: 2,
         busy,
         pool: Pool::default(),
+        disks: Vec::new(),
         phase: "running".to_owned(),
         seen: now(),
         deadline: later(60),

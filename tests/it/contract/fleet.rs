@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use longshore::broker::{Broker, Pool, Presence};
+use longshore::broker::{Broker, Disk, Pool, Presence};
 
 use super::dock::{Dock, LONG, queue};
 use crate::support::poll::eventually;
@@ -20,6 +20,7 @@ fn presence(worker: &str, lasts: Duration) -> Presence {
         lanes: 2,
         busy: 1,
         pool: Pool { cpus: 1.5, gpus: vec!["0".to_owned()], ..Pool::default() },
+        disks: vec![Disk { path: "/work".to_owned(), total: 10, free: 3 }],
         phase: "running".to_owned(),
         seen: Timestamp::now(),
         deadline: Timestamp::now() + lasts,
