@@ -220,8 +220,12 @@ async fn a_server_that_takes_nothing_is_given_up() {
         settings.http = Timeouts { idle: Duration::from_millis(300), ..Timeouts::default() };
     };
     let rig = Rig::with(posting(address), idle).await.unwrap();
+    let before = resident();
     let error = rig.run("exec cat /dev/zero > $1").await.streams.unwrap_err();
     assert!(error.message.contains("took nothing for 300ms"), "{error}");
+    // The container would have written for ever: what is not taken stays with it.
+    let grown = most_resident().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes more");
 }
 
 #[tokio::test]

@@ -225,3 +225,16 @@ fn bytes(len: usize) -> Vec<u8> {
 fn kind_at(plan: &ContainerPlan, target: &str) -> Option<MountKind> {
     plan.mounts.iter().find(|mount| mount.target == target).map(|mount| mount.kind)
 }
+
+/// What this process keeps in memory. Other tests run in other processes.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// The most that it ever kept.
+fn most_resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}

@@ -128,9 +128,3 @@ impl EventSink for Timed {
         Ok(())
     }
 }
-
-/// What this process keeps in memory. Other tests run in other processes.
-fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-}
