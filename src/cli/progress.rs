@@ -49,6 +49,8 @@ pub(crate) struct Display {
     bar: Option<Bar>,
     /// The newest attempt seen: what older ones still say is left out.
     newest: Fence,
+    /// The number of its last event: what a later process of the worker sends again is shown once.
+    last: Option<u64>,
     /// Without a terminal, only steps of a tenth are told.
     told_tenth: Option<u64>,
     told_message: Option<String>,
@@ -59,7 +61,19 @@ impl Display {
     pub(crate) fn new(output: Output, shown: Shown) -> Self {
         let drawn = matches!(shown, Shown::Progress | Shown::Everything) && Output::is_watched();
         let bar = drawn.then(|| Bar::on(ProgressDrawTarget::stderr()));
-        Self { output, shown, bar, newest: Fence(0), told_tenth: None, told_message: None }
+        Self { output, shown, bar, newest: Fence(0), last: None, told_tenth: None, told_message: None }
+    }
+
+    /// Whether `event` is an older attempt's, or one that was seen before.
+    fn was_shown(&mut self, event: &Event) -> bool {
+        // What is told of a task in its queue has no attempt, and no numbers.
+        let again = self.last.is_some_and(|last| event.number <= last) && event.fence != Fence(0);
+        if event.fence < self.newest || event.fence == self.newest && again {
+            return true;
+        }
+        self.newest = event.fence;
+        self.last = Some(event.number);
+        false
     }
 
     /// Shows one event.
@@ -72,10 +86,9 @@ impl Display {
             line.push(b'\n');
             return self.output.bytes(&line);
         }
-        if event.fence < self.newest {
+        if self.was_shown(event) {
             return Ok(());
         }
-        self.newest = event.fence;
         match &event.data {
             EventData::Log { stream, text } => return self.log(*stream, text),
             EventData::Progress(progress) => self.progress(progress),

@@ -18,16 +18,17 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
-    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
-    WaitContainerOptionsBuilder,
+    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::stream::{self, BoxStream, StreamExt};
+use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use super::address::{Address, Target};
 use super::engine::{
-    Containers, Creation, EngineError, Image, Images, Inspected, Listed, Output, PullRequest, PullStep,
+    Containers, Creation, EngineError, Image, Images, Inspected, Listed, Logs, Output, PullRequest, PullStep,
     Survey,
 };
 
@@ -122,12 +123,7 @@ impl Containers for DockerApi {
         Ok(attached
             .output
             .map(move |piece| match piece {
-                Ok(LogOutput::StdErr { message }) => Ok(Output::Stderr(message)),
-                Ok(
-                    LogOutput::StdOut { message }
-                    | LogOutput::StdIn { message }
-                    | LogOutput::Console { message },
-                ) => Ok(Output::Stdout(message)),
+                Ok(piece) => Ok(output_of(piece)),
                 Err(error) => Err(EngineError::Away { address: address.clone(), reason: innermost(&error) }),
             })
             .boxed())
@@ -187,6 +183,73 @@ fn gone_is_fine(result: Result<(), Error>) -> Result<(), Error> {
         Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
         other => other,
     }
+}
+
+#[async_trait]
+impl Logs for DockerApi {
+    async fn logs(
+        &self,
+        id: &str,
+        since: Option<Timestamp>,
+    ) -> Result<BoxStream<'static, Result<Output, EngineError>>, EngineError> {
+        const CALL: &str = "read the container's log";
+        // The engine counts whole seconds: what it has too much is left out by the time that stands before each piece.
+        let second = since.map_or(0, |at| i32::try_from(at.as_second()).unwrap_or(i32::MAX));
+        let options = LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true);
+        let options = options.since(second).timestamps(since.is_some()).build();
+        let pieces = self.patient(CALL).await?.logs(id, Some(options));
+        let address = self.address.clone();
+        let teller = Self::new(address, self.timeout);
+        let wanted = pieces.filter_map(move |piece| {
+            let told = match piece.map_err(|error| teller.failed(CALL, error)) {
+                Ok(piece) => written_after(output_of(piece), since).map(Ok),
+                Err(error) => Some(Err(error)),
+            };
+            std::future::ready(told)
+        });
+        Ok(wanted.boxed())
+    }
+
+    async fn oldest_log(&self, id: &str) -> Result<Option<Timestamp>, EngineError> {
+        const CALL: &str = "read the container's log";
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).timestamps(true).build();
+        let mut pieces = Box::pin(self.client(CALL).await?.logs(id, Some(options)));
+        match pieces.next().await {
+            None => Ok(None),
+            Some(Ok(piece)) => Ok(written_at(output_of(piece).bytes()).map(|(at, _)| at)),
+            Some(Err(error)) => Err(self.failed(CALL, error)),
+        }
+    }
+}
+
+fn output_of(piece: LogOutput) -> Output {
+    match piece {
+        LogOutput::StdErr { message } => Output::Stderr(message),
+        LogOutput::StdOut { message } | LogOutput::StdIn { message } | LogOutput::Console { message } => {
+            Output::Stdout(message)
+        }
+    }
+}
+
+/// The piece without the time that stands before it, if it was written after `since`.
+fn written_after(piece: Output, since: Option<Timestamp>) -> Option<Output> {
+    let Some(since) = since else { return Some(piece) };
+    let text = match written_at(piece.bytes()) {
+        Some((at, text)) if at > since => piece.bytes().slice(text..),
+        Some(_) => return None,
+        None => return Some(piece),
+    };
+    Some(match piece {
+        Output::Stdout(_) => Output::Stdout(text),
+        Output::Stderr(_) => Output::Stderr(text),
+    })
+}
+
+/// When a piece was written, and where its text begins.
+fn written_at(piece: &[u8]) -> Option<(Timestamp, usize)> {
+    let end = piece.iter().take(64).position(|byte| *byte == b' ')?;
+    let at = std::str::from_utf8(&piece[..end]).ok()?.parse().ok()?;
+    Some((at, end + 1))
 }
 
 #[async_trait]
@@ -304,6 +367,7 @@ fn inspected(found: ContainerInspectResponse) -> Inspected {
     Inspected {
         id: found.id.unwrap_or_default(),
         labels: found.config.and_then(|config| config.labels).unwrap_or_default(),
+        began: state.status.is_some_and(|status| status != ContainerStateStatusEnum::CREATED),
         running: state.running.unwrap_or_default(),
         removing: matches!(
             state.status,

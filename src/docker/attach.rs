@@ -10,9 +10,9 @@ use futures_util::stream::{BoxStream, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{EngineError, Output};
-use super::lines::Lines;
-use crate::events::LogStream;
+use super::lines::{Lines, Skip};
 use crate::events::reporter::Reporter;
+use crate::events::{LogStream, Mark, Standing};
 use crate::pipeline::StandardStreams;
 
 /// How long the engine may take for each further piece once the container has ended.
@@ -26,8 +26,22 @@ pub struct Outlet {
     report: Reporter,
     stdout: Lines,
     stderr: Lines,
+    /// What an earlier process told of each, while it is passed over.
+    told: Option<(Before, Before)>,
     last: LastLines,
     raw: StandardStreams,
+}
+
+/// What of a stream was told before; it is read again to be remembered.
+struct Before {
+    skip: Skip,
+    lines: Lines,
+}
+
+impl Before {
+    fn new(line_max: usize, mark: Mark) -> Self {
+        Self { skip: Skip::to(mark), lines: Lines::new(line_max) }
+    }
 }
 
 /// The last lines of a stream, for the message of a failure.
@@ -45,8 +59,25 @@ impl Outlet {
             raw,
             stdout: Lines::new(line_max),
             stderr: Lines::new(line_max),
+            told: None,
             last: LastLines::default(),
         }
+    }
+
+    /// The same for output that is read again from its beginning, and was told up to `standing` before.
+    pub(super) fn again(report: Reporter, line_max: usize, standing: &Standing) -> Self {
+        let Standing { stdout, stderr, .. } = standing;
+        Self {
+            stdout: Lines::at(line_max, *stdout),
+            stderr: Lines::at(line_max, *stderr),
+            told: Some((Before::new(line_max, *stdout), Before::new(line_max, *stderr))),
+            ..Self::new(report, line_max, StandardStreams::default())
+        }
+    }
+
+    /// The same for output whose beginning is gone: it is told from where its reading starts.
+    pub(super) fn behind(report: Reporter, line_max: usize, standing: &Standing) -> Self {
+        Self { told: None, ..Self::again(report, line_max, standing) }
     }
 
     /// Carries all that comes to where it belongs, until the stream ends. Once `ended` is canceled, a silent stream counts
@@ -73,11 +104,11 @@ impl Outlet {
     /// Tells unfinished lines, ends the raw streams and returns the container's last words.
     pub fn finish(mut self) -> String {
         let report = self.report;
-        self.stdout.finish(&mut |line| report.log(LogStream::Stdout, line));
+        self.stdout.finish(&mut |line, mark| report.log_output(LogStream::Stdout, line, mark));
         let last = &mut self.last;
-        self.stderr.finish(&mut |line| {
+        self.stderr.finish(&mut |line, mark| {
             last.keep(line);
-            report.log(LogStream::Stderr, line);
+            report.log_output(LogStream::Stderr, line, mark);
         });
         self.last.joined()
     }
@@ -89,16 +120,31 @@ impl Outlet {
                 if let Some(raw) = &mut self.raw.stdout {
                     return raw.write(&bytes).await;
                 }
-                self.stdout.feed(&bytes, &mut |line| report.log(LogStream::Stdout, line));
+                let mut bytes = &bytes[..];
+                if let Some((Before { skip, lines }, _)) = &mut self.told {
+                    let (known, new) = bytes.split_at(skip.pass(bytes));
+                    lines.feed(known, &mut |line, _| report.recall(LogStream::Stdout, line));
+                    bytes = new;
+                }
+                self.stdout.feed(bytes, &mut |line, mark| report.log_output(LogStream::Stdout, line, mark));
             }
             Output::Stderr(bytes) => {
                 if let Some(raw) = &mut self.raw.stderr {
                     return raw.write(&bytes).await;
                 }
                 let last = &mut self.last;
-                self.stderr.feed(&bytes, &mut |line| {
+                let mut bytes = &bytes[..];
+                if let Some((_, Before { skip, lines })) = &mut self.told {
+                    let (known, new) = bytes.split_at(skip.pass(bytes));
+                    lines.feed(known, &mut |line, _| {
+                        last.keep(line);
+                        report.recall(LogStream::Stderr, line);
+                    });
+                    bytes = new;
+                }
+                self.stderr.feed(bytes, &mut |line, mark| {
                     last.keep(line);
-                    report.log(LogStream::Stderr, line);
+                    report.log_output(LogStream::Stderr, line, mark);
                 });
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use super::engine::{Creation, Engine, EngineError, Output};
@@ -97,6 +98,16 @@ impl Container {
         Ok((container, warnings))
     }
 
+    /// One that an earlier process of this worker started.
+    pub(super) fn found(
+        engine: &Arc<dyn Engine>,
+        remover: &Remover,
+        id: String,
+        afterwards: Afterwards,
+    ) -> Self {
+        Self { engine: engine.clone(), remover: remover.clone(), id, afterwards, settled: false }
+    }
+
     /// Its id.
     pub(super) fn id(&self) -> &str {
         &self.id
@@ -107,6 +118,14 @@ impl Container {
         &self,
     ) -> Result<BoxStream<'static, Result<Output, EngineError>>, EngineError> {
         self.engine.attach(&self.id).await
+    }
+
+    /// Opens what the engine kept of its output, or what was written after `since`, and what comes until its end.
+    pub(super) async fn logs(
+        &self,
+        since: Option<Timestamp>,
+    ) -> Result<BoxStream<'static, Result<Output, EngineError>>, EngineError> {
+        self.engine.logs(&self.id, since).await
     }
 
     /// Starts it.
@@ -138,6 +157,11 @@ impl Container {
         if self.afterwards == Afterwards::Remove {
             self.remover.remove(std::mem::take(&mut self.id)).await;
         }
+    }
+
+    /// Lets go of it: it runs on, for a later process of this worker.
+    pub(super) fn leave(mut self) {
+        self.settled = true;
     }
 
     /// Begins its removal, whatever the task wished: it never ran.

@@ -16,15 +16,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::attach::Outlet;
+use super::book::LogBook;
 use super::container::{Container, CreateError, Remover};
 use super::engine::{Creation, Engine, EngineError, Inspected, Output};
 use super::error::{self, Oom};
 use super::labels::Afterwards;
 use super::usage;
+use crate::cancel::CancelReason;
 use crate::crew::Crew;
 use crate::error::TaskError;
 use crate::events::reporter::Phase;
-use crate::handler::Attempt;
+use crate::handler::{Attempt, LEFT, left};
 use crate::policy::{MountIdentity, MountSwapped};
 
 /// How long the output of a stopped container may take to arrive.
@@ -49,7 +51,7 @@ pub(super) struct Ended {
     pub(super) last_words: String,
 }
 
-type Stream = BoxStream<'static, Result<Output, EngineError>>;
+pub(super) type Stream = BoxStream<'static, Result<Output, EngineError>>;
 type Pump = JoinHandle<(Outlet, Result<(), EngineError>)>;
 
 impl Driver {
@@ -86,27 +88,48 @@ impl Driver {
         Ok(container)
     }
 
-    /// Starts the container and sees it through to its end, or stops it when the scope ends or `broken` resolves.
+    /// Starts the container and sees it through to its end, or stops it when the scope ends or `broken` resolves. One that
+    /// ended by itself is returned: it goes when its outputs are where they belong.
     pub(super) async fn run(
         &self,
         container: Container,
         order: Run<'_>,
         broken: impl Future<Output = TaskError>,
-    ) -> Result<Ended, TaskError> {
-        let Run { attempt, argv, outlet, mounts } = order;
-        let started = self.start(&container, attempt, argv).await;
-        let output = match started {
-            Ok(output) => output,
+    ) -> Result<(Ended, Container), TaskError> {
+        match self.start(&container, order.attempt, order.argv).await {
+            Ok(output) => self.see_through(container, order, output, broken).await,
             Err(error) => {
                 container.scrap().await;
-                return Err(error);
+                Err(error)
             }
-        };
-        let watch = Watch { driver: self, attempt, container: &container, mounts };
-        let result = watch.to_the_end(outlet, output, broken).await;
-        attempt.report().reached(Phase::Ended);
-        container.dispose().await;
-        result
+        }
+    }
+
+    /// The same for a container that was started before, whose output is read from `output`.
+    pub(super) async fn see_through(
+        &self,
+        container: Container,
+        order: Run<'_>,
+        output: Stream,
+        broken: impl Future<Output = TaskError>,
+    ) -> Result<(Ended, Container), TaskError> {
+        let Run { attempt, outlet, mounts, book, .. } = order;
+        let watch = Watch { driver: self, attempt, container: &container, mounts, book };
+        match watch.to_the_end(outlet, output, broken).await {
+            Ok(ended) => {
+                attempt.report().reached(Phase::Ended);
+                Ok((ended, container))
+            }
+            Err(left) if left.code == LEFT => {
+                container.leave();
+                Err(left)
+            }
+            Err(error) => {
+                attempt.report().reached(Phase::Ended);
+                container.dispose().await;
+                Err(error)
+            }
+        }
     }
 
     async fn start(
@@ -141,6 +164,8 @@ pub(super) struct Run<'a> {
     pub(super) outlet: Outlet,
     /// What the mounted host paths were when policy judged them.
     pub(super) mounts: &'a [MountIdentity],
+    /// From which a later process could go on.
+    pub(super) book: Option<&'a LogBook>,
 }
 
 /// A started container and those who care for it.
@@ -149,6 +174,7 @@ struct Watch<'a> {
     attempt: &'a Attempt,
     container: &'a Container,
     mounts: &'a [MountIdentity],
+    book: Option<&'a LogBook>,
 }
 
 impl Watch<'_> {
@@ -168,6 +194,12 @@ impl Watch<'_> {
                 biased;
                 waited = self.container.wait() => waited,
                 reason = self.attempt.scope().canceled() => {
+                    if may_leave(self.attempt, self.book) {
+                        // What was read and not told is read again by the next process.
+                        pump.abort();
+                        let _ = pump.await;
+                        return Err(left());
+                    }
                     return Err(self.stopped(pump, &ended, error::ended(&reason), grace).await);
                 }
                 failed = &mut broken => return Err(self.stopped(pump, &ended, failed, grace).await),
@@ -238,7 +270,10 @@ impl Watch<'_> {
     async fn exited(&self, code: i64, pump: Pump) -> Result<Ended, TaskError> {
         let (outlet, drained) = tokio::select! {
             joined = joined(pump) => joined?,
-            reason = self.attempt.scope().canceled() => return Err(error::ended(&reason)),
+            reason = self.attempt.scope().canceled() => {
+                let leaves = may_leave(self.attempt, self.book);
+                return Err(if leaves { left() } else { error::ended(&reason) });
+            }
         };
         let last_words = outlet.finish();
         let engine = &self.driver.engine;
@@ -291,6 +326,11 @@ impl Watch<'_> {
             Err(_) | Ok(Ok(_)) => Err(error::engine_restarted(&engine.address())),
         }
     }
+}
+
+/// Whether the attempt may run on without this process, and a later one can go on with it.
+pub(super) fn may_leave(attempt: &Attempt, book: Option<&LogBook>) -> bool {
+    attempt.scope().reason() == Some(CancelReason::Left) && book.is_some_and(LogBook::is_sound)
 }
 
 /// Compares a mount as the container's first process sees it, links resolved inside its own root.

@@ -10,10 +10,11 @@ use bollard::auth::DockerCredentials;
 use bollard::models::ContainerCreateBody;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 
 /// A container engine.
-pub trait Engine: Containers + Images + Survey {}
-impl<T: Containers + Images + Survey> Engine for T {}
+pub trait Engine: Containers + Logs + Images + Survey {}
+impl<T: Containers + Logs + Images + Survey> Engine for T {}
 
 /// The life of one container. Every call is bounded by the engine's own time limit except `attach`'s stream and `wait`.
 #[async_trait]
@@ -30,6 +31,19 @@ pub trait Containers: Send + Sync {
     async fn stop(&self, id: &str, grace: u32) -> Result<(), EngineError>;
     /// Kills and removes it with its unnamed volumes. One that is gone is no error.
     async fn remove(&self, id: &str) -> Result<(), EngineError>;
+}
+
+/// What the engine kept of a container's output.
+#[async_trait]
+pub trait Logs: Send + Sync {
+    /// What was written after `since`, or all that it kept, and then what comes until the container ends.
+    async fn logs(
+        &self,
+        id: &str,
+        since: Option<Timestamp>,
+    ) -> Result<BoxStream<'static, Result<Output, EngineError>>, EngineError>;
+    /// When the oldest that it kept was written; none when it kept nothing.
+    async fn oldest_log(&self, id: &str) -> Result<Option<Timestamp>, EngineError>;
 }
 
 /// What the engine keeps of images.
@@ -102,6 +116,15 @@ pub enum Output {
     Stderr(Bytes),
 }
 
+impl Output {
+    /// What was written.
+    pub fn bytes(&self) -> &Bytes {
+        match self {
+            Self::Stdout(bytes) | Self::Stderr(bytes) => bytes,
+        }
+    }
+}
+
 /// A local image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
@@ -124,6 +147,8 @@ pub struct Inspected {
     pub id: String,
     /// Its labels.
     pub labels: HashMap<String, String>,
+    /// Whether it was ever started.
+    pub began: bool,
     /// Whether it runs.
     pub running: bool,
     /// Whether somebody is removing it.

@@ -1,5 +1,7 @@
 //! What no engine does on demand: a scripted one that goes away, comes back, hangs and fails, under paused time.
 
+mod adoption;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,6 +30,9 @@ struct Scripted {
     /// Each attachment: what it carries, and whether it ends then.
     outputs: Mutex<VecDeque<(&'static str, bool)>>,
     waits: Mutex<VecDeque<Answer<i64>>>,
+    /// What the engine kept of the output, from its beginning, and whether it ends then.
+    logged: Mutex<VecDeque<(&'static str, bool)>>,
+    oldest_log: Mutex<Option<jiff::Timestamp>>,
     inspects: Mutex<VecDeque<Answer<Option<Inspected>>>>,
     pulls: Mutex<VecDeque<Answer<PullStep>>>,
     has_image: AtomicBool,
@@ -69,8 +74,7 @@ impl Containers for Scripted {
     async fn attach(&self, _: &str) -> Answer<BoxStream<'static, Answer<Output>>> {
         self.note("attach");
         let (text, ends) = scripted(next(&self.outputs)).await;
-        let pieces = stream::iter([Ok(Output::Stdout(text.into()))]);
-        Ok(if ends { pieces.boxed() } else { pieces.chain(stream::pending()).boxed() })
+        Ok(written(text, ends))
     }
     async fn start(&self, _: &str) -> Answer<()> {
         self.note("start");
@@ -88,6 +92,25 @@ impl Containers for Scripted {
         self.note(format!("remove {id}"));
         Ok(())
     }
+}
+
+#[async_trait::async_trait]
+impl Logs for Scripted {
+    async fn logs(&self, _: &str, since: Option<jiff::Timestamp>) -> Answer<Stream> {
+        self.note(if since.is_some() { "logs since" } else { "logs" });
+        let (text, ends) = scripted(next(&self.logged)).await;
+        Ok(written(text, ends))
+    }
+    async fn oldest_log(&self, _: &str) -> Answer<Option<jiff::Timestamp>> {
+        Ok(*self.oldest_log.lock().unwrap())
+    }
+}
+
+type Stream = BoxStream<'static, Answer<Output>>;
+
+fn written(text: &'static str, ends: bool) -> Stream {
+    let pieces = stream::iter([Ok(Output::Stdout(text.into()))]);
+    if ends { pieces.boxed() } else { pieces.chain(stream::pending()).boxed() }
 }
 
 #[async_trait::async_trait]
@@ -150,10 +173,16 @@ struct Rig {
     handler: DockerRun,
     crew: Crew,
     attempt: Attempt,
-    _work: tempfile::TempDir,
+    work: Arc<tempfile::TempDir>,
 }
 
 fn rig(engine: Scripted) -> Rig {
+    let args = [("image".to_owned(), Arg::from("busybox"))].into_iter().collect();
+    let attempt = Attempt::detached(Task::new("docker_run", args));
+    rig_in(engine, attempt, Arc::new(tempfile::tempdir().unwrap()))
+}
+
+fn rig_in(engine: Scripted, attempt: Attempt, work: Arc<tempfile::TempDir>) -> Rig {
     let settings = json!({
         "host": "", "client_timeout": "60s", "network": "", "pull_timeout": "60s", "pull_attempts": 3,
         "fall_back_to_local": false, "config_dir": "/nonexistent", "stop_grace": "10s", "line_max": "64KiB",
@@ -161,7 +190,7 @@ fn rig(engine: Scripted) -> Rig {
         "reap_every": "30s", "reap_grace": "60s", "engine_patience": "30s",
     });
     let policy = serde_json::from_value(json!({"profile": "open"})).unwrap();
-    let (engine, crew, work) = (Arc::new(engine), Crew::new(), tempfile::tempdir().unwrap());
+    let (engine, crew) = (Arc::new(engine), Crew::new());
     let parts = Parts {
         engine: engine.clone(),
         policy: Arc::new(Policy::new(&policy, Surroundings::default()).unwrap()),
@@ -169,9 +198,7 @@ fn rig(engine: Scripted) -> Rig {
         crew: crew.clone(),
     };
     let handler = DockerRun::new(serde_json::from_value(settings).unwrap(), parts).unwrap();
-    let args = [("image".to_owned(), Arg::from("busybox"))].into_iter().collect();
-    let attempt = Attempt::detached(Task::new("docker_run", args));
-    Rig { engine, handler, crew, attempt, _work: work }
+    Rig { engine, handler, crew, attempt, work }
 }
 
 impl Rig {

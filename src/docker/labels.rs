@@ -70,6 +70,21 @@ pub fn labels(
     labels
 }
 
+/// Whether these are the labels of what `instance` made for the attempt of `task` with `fence`.
+pub(super) fn belong_to(
+    labels: &HashMap<String, String>,
+    instance: &str,
+    (task, fence): (&TaskId, Fence),
+) -> bool {
+    let says = |key: &str, value: &str| labels.get(key).is_some_and(|said| said == value);
+    says(INSTANCE, instance) && says(TASK, task.as_str()) && says(FENCE, &fence.to_string())
+}
+
+/// What becomes of a container with these labels once it ended.
+pub(super) fn afterwards(labels: &HashMap<String, String>) -> Afterwards {
+    if labels.contains_key(KEEP) { Afterwards::Keep } else { Afterwards::Remove }
+}
+
 /// The task and fence that a container of ours was made for; none when its labels do not say.
 pub fn owner(container: &Listed) -> Option<(TaskId, Fence)> {
     let task = TaskId::new(container.labels.get(TASK)?.as_str()).ok()?;

@@ -4,13 +4,16 @@
 //! needs of an engine, [`api`] the Docker API behind it. Nothing outside this room talks to the engine.
 
 pub mod address;
+mod adopt;
 pub mod api;
 pub mod args;
 pub mod attach;
+mod book;
 pub mod cleaner;
 mod container;
 mod credentials;
 mod drive;
+mod ending;
 pub mod engine;
 mod error;
 #[cfg(test)]

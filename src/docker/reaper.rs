@@ -1,48 +1,80 @@
-//! Removes containers of our own instance that no attempt stands behind: what a killed worker left, what a removal missed.
+//! Removes what our own instance left and no attempt stands behind: containers and workspaces of a killed worker, and what
+//! a removal missed. What an attempt can go on with that is still the current one of its task is kept for its adoption.
 //!
-//! By id, after a grace, and only by the labels that we gave: a container of another instance, or one without our labels,
+//! Containers by id, after a grace, and only by the labels that we gave: one of another instance, or without our labels,
 //! is never touched whatever its name is. At the start there is no grace, since nothing of ours can be in the making.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::engine::{Engine, EngineError, Listed};
-use super::labels;
+use super::run::Room;
+use super::{book, labels};
 use crate::cancel::CancelScope;
+use crate::handler::Identity;
+use crate::pipeline::workspace;
+use crate::store::{Expected, Record, ResultStore, Versioned};
 use crate::task::{Fence, TaskId};
 
-/// Whether an attempt with this fence is at work here.
-pub type IsLive = dyn Fn(&TaskId, Fence) -> bool + Send + Sync;
+/// The attempts that are at work here.
+pub type Lives = dyn Fn() -> HashSet<(TaskId, Fence)> + Send + Sync;
 
-/// Looks after the containers of one instance.
+/// Looks after what one instance left.
 #[derive(Clone)]
 pub struct Reaper {
     engine: Arc<dyn Engine>,
-    instance: String,
+    store: Arc<dyn ResultStore>,
+    identity: Identity,
+    work_dir: PathBuf,
     grace: Duration,
     every: Duration,
+    adopt_window: Duration,
+}
+
+/// Whether something that no attempt here stands behind is still wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// A message will come with which it is adopted; or that cannot be known now.
+    Perhaps,
+    /// By nobody.
+    No,
 }
 
 impl Reaper {
-    pub(super) fn new(engine: Arc<dyn Engine>, instance: &str, (grace, every): (Duration, Duration)) -> Self {
-        Self { engine, instance: instance.to_owned(), grace, every: every.max(Duration::from_secs(1)) }
+    pub(super) fn new(
+        room: &Room,
+        identity: &Identity,
+        store: Arc<dyn ResultStore>,
+        adopt_window: Duration,
+    ) -> Self {
+        Self {
+            engine: room.driver.engine.clone(),
+            store,
+            identity: identity.clone(),
+            work_dir: room.pipeline.work_dir.clone(),
+            grace: room.settings.reap_grace.get(),
+            every: room.settings.reap_every.get().max(Duration::from_secs(1)),
+            adopt_window,
+        }
     }
 
-    /// Removes what an earlier process of this instance left, once, before the first attempt; returns the ids.
-    pub async fn clear(&self, is_live: &IsLive) -> Result<Vec<String>, EngineError> {
-        self.sweep(Duration::ZERO, is_live).await
+    /// Removes what an earlier process of this instance left and cannot be gone on with; returns the ids of containers.
+    pub async fn clear(&self, lives: &Lives) -> Result<Vec<String>, EngineError> {
+        self.sweep(Duration::ZERO, lives).await
     }
 
     /// Looks for orphans until the scope ends.
-    pub async fn watch(&self, is_live: &IsLive, scope: &CancelScope) {
+    pub async fn watch(&self, lives: &Lives, scope: &CancelScope) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.every) => {}
                 _ = scope.canceled() => return,
             }
-            match self.sweep(self.grace, is_live).await {
+            match self.sweep(self.grace, lives).await {
                 Ok(removed) if removed.is_empty() => {}
                 Ok(removed) => tracing::warn!(?removed, "removed containers that no attempt stands behind"),
                 Err(error) => tracing::debug!(%error, "looking for orphaned containers failed"),
@@ -50,13 +82,28 @@ impl Reaper {
         }
     }
 
-    async fn sweep(&self, grace: Duration, is_live: &IsLive) -> Result<Vec<String>, EngineError> {
-        let label = format!("{}={}", labels::INSTANCE, self.instance);
+    async fn sweep(&self, grace: Duration, lives: &Lives) -> Result<Vec<String>, EngineError> {
+        let label = format!("{}={}", labels::INSTANCE, self.identity.instance);
         let now = Timestamp::now().as_second();
         let mut removed = Vec::new();
-        for container in self.engine.list(&[label]).await? {
+        let workspaces = workspace::list(&self.work_dir, &self.identity.instance);
+        let containers = self.engine.list(&[label]).await?;
+        // Asked last: whatever was listed and is at work was entered before.
+        let mut wanted = lives();
+        for container in containers {
             let age = Duration::from_secs(u64::try_from(now - container.created).unwrap_or(0));
-            if !is_orphan(&container, is_live) || age < grace {
+            let owner = labels::owner(&container);
+            if owner.as_ref().is_some_and(|owner| wanted.contains(owner)) {
+                continue;
+            }
+            if let Some(owner) = owner
+                && self.wanted(&container, &owner).await == Wanted::Perhaps
+            {
+                wanted.insert(owner);
+                continue;
+            }
+            let kept = container.labels.contains_key(labels::KEEP) && !container.running;
+            if kept || age < grace {
                 continue;
             }
             match self.engine.remove(&container.id).await {
@@ -65,12 +112,64 @@ impl Reaper {
                 Err(error) => tracing::warn!(container = container.id, %error, "an orphan was not removed"),
             }
         }
+        self.sweep_workspaces(workspaces, &wanted);
         Ok(removed)
     }
-}
 
-fn is_orphan(container: &Listed, is_live: &IsLive) -> bool {
-    let kept = container.labels.contains_key(labels::KEEP) && !container.running;
-    // One that says nothing of its attempt cannot have one.
-    !kept && !labels::owner(container).is_some_and(|(task, fence)| is_live(&task, fence))
+    /// Whether the attempt that `container` was made for can be adopted: its book is there, and the record says that it is
+    /// still the current one and ours.
+    async fn wanted(&self, container: &Listed, (task, fence): &(TaskId, Fence)) -> Wanted {
+        let folder = workspace::place(&self.work_dir, &self.identity.instance, (task, *fence));
+        if container.labels.contains_key(labels::CLEANER) || book::begun(&folder, task, *fence).is_none() {
+            return Wanted::No;
+        }
+        match self.store.load(task).await {
+            Ok(Some(current)) if self.awaits(&current.record, *fence) => {
+                self.claim(current).await;
+                Wanted::Perhaps
+            }
+            Ok(_) => Wanted::No,
+            Err(error) => {
+                tracing::debug!(%task, %error, "whether its container is still wanted cannot be known now");
+                Wanted::Perhaps
+            }
+        }
+    }
+
+    fn awaits(&self, record: &Record, fence: Fence) -> bool {
+        let Some(owner) = &record.owner else { return false };
+        // An attempt of this very process that is not at work and was not left has ended.
+        let over = *owner.incarnation == *self.identity.incarnation && record.left.is_none();
+        let longest = record.lease_until.map(|until| until + self.adopt_window);
+        record.fence == fence
+            && !record.status.is_finished()
+            && *owner.instance == *self.identity.instance
+            && !over
+            && longest.is_some_and(|longest| longest > Timestamp::now())
+    }
+
+    /// Says in the record that what a killed process was at waits for us, as if it had been left: its message may reach
+    /// another worker first, which then gives it back.
+    async fn claim(&self, current: Versioned) {
+        let Versioned { record, revision } = current;
+        if record.left.is_some() {
+            return;
+        }
+        let now = Timestamp::now();
+        let claimed = Record { left: Some(now), lease_until: Some(now + self.adopt_window), ..record };
+        // In a conflict somebody else was faster, and what that one says counts.
+        if let Err(error) = self.store.put(&claimed, Expected::At(revision)).await {
+            tracing::debug!(task = %claimed.id, %error, "a container that runs on could not be claimed");
+        }
+    }
+
+    fn sweep_workspaces(&self, found: Vec<String>, wanted: &HashSet<(TaskId, Fence)>) {
+        let wanted: HashSet<String> =
+            wanted.iter().map(|(task, fence)| workspace::attempt_name(task, *fence)).collect();
+        for name in found.into_iter().filter(|name| !wanted.contains(name)) {
+            if let Err(error) = workspace::remove(&self.work_dir, &self.identity.instance, &name) {
+                tracing::debug!(name, %error, "an orphaned workspace was not removed");
+            }
+        }
+    }
 }

@@ -2,16 +2,20 @@
 //! pipeline's end and the cleanup after it. Composes the room, knows no engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
+use super::adopt;
 use super::args::{self, ArgError, RunDefaults};
 use super::attach::Outlet;
+use super::book::{Begun, LogBook};
 use super::cleaner::ContainerCleaner;
 use super::container::{Container, Remover};
-use super::drive::{Driver, Ended, Run};
+use super::drive::{Driver, Run};
+use super::ending::Ending;
 use super::engine::{Creation, Engine, Image};
 use super::error;
 use super::gpu;
@@ -26,10 +30,11 @@ use crate::crew::Crew;
 use crate::error::TaskError;
 use crate::events::reporter::Phase;
 use crate::girder::Ceilings;
-use crate::handler::{Admit, Attempt, Demand, Handler, Slot, Staged};
-use crate::pipeline::{self, Exit, Pipeline, volumes_of};
+use crate::handler::{Admit, Attempt, Demand, Handler, Identity, Remains, Slot, Staged};
+use crate::pipeline::{self, Pipeline, volumes_of};
 use crate::policy::{MountIdentity, Policy, Pull};
-use crate::task::{Arg, ArgMap, Task};
+use crate::store::ResultStore;
+use crate::task::{Arg, ArgMap, Fence, Task};
 use crate::units::Size;
 
 /// The handler of `docker_run`. Cheap to clone.
@@ -51,13 +56,13 @@ pub struct Parts {
 }
 
 /// What all attempts share.
-struct Room {
-    settings: Settings,
+pub(super) struct Room {
+    pub(super) settings: Settings,
     defaults: RunDefaults,
-    policy: Arc<Policy>,
-    pipeline: pipeline::Settings,
+    pub(super) policy: Arc<Policy>,
+    pub(super) pipeline: pipeline::Settings,
     images: ImageRoom,
-    driver: Driver,
+    pub(super) driver: Driver,
     gpus: Vec<String>,
     housing: OnceCell<Option<Housing>>,
 }
@@ -93,11 +98,9 @@ impl DockerRun {
         &self.room.gpus
     }
 
-    /// Who removes containers of `instance` that no attempt stands behind.
-    pub fn reaper(&self, instance: &str) -> Reaper {
-        let settings = &self.room.settings;
-        let times = (settings.reap_grace.get(), settings.reap_every.get());
-        Reaper::new(self.room.driver.engine.clone(), instance, times)
+    /// Who removes what earlier processes of this instance left and no attempt stands behind, as the records in `store` say.
+    pub fn reaper(&self, identity: &Identity, store: Arc<dyn ResultStore>, adopt_window: Duration) -> Reaper {
+        Reaper::new(&self.room, identity, store, adopt_window)
     }
 }
 
@@ -114,7 +117,7 @@ pub(super) fn defaults(settings: &Settings) -> Result<RunDefaults, ArgError> {
 
 impl Room {
     /// How much a task may fetch.
-    fn ceilings(&self, attempt: &Attempt) -> Ceilings {
+    pub(super) fn ceilings(&self, attempt: &Attempt) -> Ceilings {
         let download = &self.policy.rules(&attempt.task().queue).download;
         Ceilings {
             files: download.max_files.amount(None).unwrap_or(u64::MAX),
@@ -123,19 +126,29 @@ impl Room {
         }
     }
 
-    fn read(&self, task: &Task) -> Result<args::DockerRun, TaskError> {
+    pub(super) fn read(&self, task: &Task) -> Result<args::DockerRun, TaskError> {
         let mut run = args::DockerRun::read(&task.args).map_err(bad_argument)?;
         run.fill(&self.defaults);
         Ok(run)
     }
 
     /// Where the worker itself lives, asked once.
-    async fn housing(&self) -> Result<Option<&Housing>, TaskError> {
+    pub(super) async fn housing(&self) -> Result<Option<&Housing>, TaskError> {
         let found = self.housing.get_or_try_init(|| Housing::find(&*self.driver.engine)).await;
         found.map(Option::as_ref).map_err(|failed| error::engine(&failed))
     }
 
-    fn cleaner<'a>(
+    /// The same, once it was asked.
+    pub(super) fn known_housing(&self) -> Option<&Housing> {
+        self.housing.get().and_then(Option::as_ref)
+    }
+
+    /// The longest line of output, in bytes.
+    pub(super) fn line_max(&self) -> usize {
+        usize::try_from(self.settings.line_max.bytes()).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn cleaner<'a>(
         &'a self,
         attempt: &'a Attempt,
         image: &'a str,
@@ -176,6 +189,14 @@ impl Handler for DockerRun {
 
     async fn admit(&self, _task: &Task) -> Result<Admit, TaskError> {
         Ok(Admit::Start)
+    }
+
+    async fn remains(&self, task: &Task, fence: Fence, instance: &str) -> Result<Remains, TaskError> {
+        adopt::remains(&self.room, task, fence, instance).await
+    }
+
+    async fn adopt(&self, attempt: Attempt) -> Result<Box<dyn Staged>, TaskError> {
+        adopt::adopt(&self.room, attempt).await
     }
 
     async fn stage(&self, attempt: Attempt) -> Result<Box<dyn Staged>, TaskError> {
@@ -247,12 +268,11 @@ impl Staged for StagedRun {
     async fn run(self: Box<Self>, slot: Slot) -> Result<Value, TaskError> {
         let Self { mut container, mut pipeline } = *self;
         let result = container.carry_out(&slot, &mut pipeline).await;
-        container.clean_up(pipeline).await;
-        result
+        container.ending().close(result, pipeline).await
     }
 
     async fn discard(self: Box<Self>) {
-        self.container.clean_up(self.pipeline).await;
+        self.container.ending().clean_up(self.pipeline).await;
     }
 }
 
@@ -270,6 +290,10 @@ struct Prepared {
 }
 
 impl Prepared {
+    fn ending(&self) -> Ending<'_> {
+        Ending { room: &self.room, attempt: &self.attempt, image: self.wanted.name() }
+    }
+
     async fn carry_out(&mut self, slot: &Slot, pipeline: &mut Pipeline) -> Result<Value, TaskError> {
         self.attempt.check_fence().await?;
         self.give_gpus(slot);
@@ -278,48 +302,38 @@ impl Prepared {
             details.argv.clone_from(&self.argv);
             details.gpus.clone_from(&slot.gpus);
         });
+        let book = self.book(slot, pipeline);
         pipeline.open()?;
         let container = self.create().await?;
-        let line_max = usize::try_from(self.room.settings.line_max.bytes()).unwrap_or(usize::MAX);
-        let outlet = Outlet::new(report.clone(), line_max, pipeline.standard_streams());
-        let run = Run { attempt: &self.attempt, argv: &self.argv, outlet, mounts: &self.mounts };
-        let ended = self.room.driver.run(container, run, pipeline.failed()).await?;
-        report.describe(|details| {
-            details.exit_code = Some(ended.code);
-            details.oom_killed = Some(ended.oom.is_some());
-        });
-        self.finish(ended, pipeline).await
+        let outlet = Outlet::new(report.clone(), self.room.line_max(), pipeline.standard_streams());
+        let (argv, mounts, book) = (&self.argv[..], &self.mounts[..], book.as_deref());
+        let run = Run { attempt: &self.attempt, argv, outlet, mounts, book };
+        let (ended, container) = self.room.driver.run(container, run, pipeline.failed()).await?;
+        self.ending().finish((ended, container), pipeline, book).await
     }
 
-    /// Brings the outputs to where they belong. A stream's failure is told before the exit code that may follow from it.
-    async fn finish(&self, ended: Ended, pipeline: &mut Pipeline) -> Result<Value, TaskError> {
-        let failed = (ended.code != 0).then(|| error::exit(ended.code, ended.oom, &ended.last_words));
-        if let Err(stream) = pipeline.container_ended().await {
-            if let Some(failed) = failed {
-                self.attempt.report().note(failed.message);
-            }
-            return Err(stream.with_exit_code(ended.code));
+    /// Begins the book from which a later process could go on, when the container needs nothing of this one: no streams,
+    /// no devices that this one gave out, and a log that the engine keeps.
+    fn book(&self, slot: &Slot, pipeline: &Pipeline) -> Option<Arc<LogBook>> {
+        let made = pipeline.made().filter(|_| slot.gpus.is_empty())?;
+        let host = self.creation.body.host_config.as_ref();
+        let driver = host.and_then(|host| host.log_config.as_ref()).and_then(|log| log.typ.as_deref());
+        if driver == Some("none") {
+            return None;
         }
-        let exit = Exit { code: ended.code, oom_killed: ended.oom.is_some() };
-        let finished = tokio::select! {
-            finished = pipeline.finish(&exit) => finished,
-            reason = self.attempt.scope().canceled() => return Err(error::ended(&reason)),
-        };
-        if let Some(failed) = failed {
-            if let Err(hook) = finished {
-                self.attempt.report().warn(hook.message);
+        let report = self.attempt.report();
+        let begun = Begun::of(&self.attempt, self.wanted.name(), made);
+        match LogBook::begin(pipeline.folder(), &begun, report.standing()) {
+            Ok(book) => {
+                let book = Arc::new(book);
+                report.keep(book.clone());
+                Some(book)
             }
-            return Err(failed);
+            Err(error) => {
+                tracing::warn!(task = %self.attempt.task().id, %error, "no later process can go on with this attempt");
+                None
+            }
         }
-        let value = finished.map_err(|hook| hook.with_exit_code(ended.code))?;
-        self.attempt.report().reached(Phase::Uploaded);
-        Ok(value)
-    }
-
-    async fn clean_up(&self, pipeline: Pipeline) {
-        // Asked while staging, so it is known.
-        let housing = self.room.housing.get().and_then(Option::as_ref);
-        pipeline.cleanup(&self.room.cleaner(&self.attempt, self.wanted.name(), housing)).await;
     }
 
     fn give_gpus(&mut self, slot: &Slot) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Event, EventData, EventSink, Notice, SinkError};
+use super::{Book, Event, EventData, EventSink, Notice, SinkError};
 use crate::crew::Crew;
 use crate::task::Task;
 
@@ -37,6 +37,22 @@ struct Feed {
 struct Item {
     notice: Notice,
     delivered: Option<oneshot::Sender<Result<(), SinkError>>>,
+    receipt: Option<Arc<Receipt>>,
+}
+
+/// Tells an attempt's book when every sink has taken an event.
+struct Receipt {
+    book: Arc<dyn Book>,
+    number: u64,
+    open: AtomicUsize,
+}
+
+impl Receipt {
+    fn done(&self) {
+        if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.book.taken(self.number);
+        }
+    }
 }
 
 /// Bytes of chatter that may wait for one sink.
@@ -91,6 +107,19 @@ impl Bus {
 
     /// Hands `event` to the queue of every sink that wants to hear of `task`; never waits.
     pub fn send(&self, event: Event, task: Option<&Arc<Task>>) {
+        self.hand_out(event, task, None);
+    }
+
+    /// The same; `book` is told when all of them have taken it.
+    pub fn send_booked(&self, event: Event, task: &Arc<Task>, book: &Arc<dyn Book>) {
+        // One more than the sinks, so that none of them completes it before all have it.
+        let receipt = Receipt { book: book.clone(), number: event.number, open: AtomicUsize::new(1) };
+        let receipt = Arc::new(receipt);
+        self.hand_out(event, Some(task), Some(&receipt));
+        receipt.done();
+    }
+
+    fn hand_out(&self, event: Event, task: Option<&Arc<Task>>, receipt: Option<&Arc<Receipt>>) {
         let chatter = event.kind().is_chatter();
         let notice = Notice { event: Arc::new(event), task: task.cloned() };
         for feed in &self.inner.feeds {
@@ -101,7 +130,10 @@ impl Bus {
                 feed.dropped.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            feed.push(Item { notice: notice.clone(), delivered: None });
+            if let Some(receipt) = receipt {
+                receipt.open.fetch_add(1, Ordering::Relaxed);
+            }
+            feed.push(Item { notice: notice.clone(), delivered: None, receipt: receipt.cloned() });
         }
     }
 
@@ -111,7 +143,7 @@ impl Bus {
             return Ok(());
         };
         let (delivered, answer) = oneshot::channel();
-        feed.push(Item { notice, delivered: Some(delivered) });
+        feed.push(Item { notice, delivered: Some(delivered), receipt: None });
         answer.await.unwrap_or(Err(SinkError { sink: feed.name, reason: "it was closed".to_owned() }))
     }
 }
@@ -163,6 +195,9 @@ async fn pump(
             let kept = !taken && item.delivered.is_none();
             if !kept {
                 queued.fetch_sub(weight(&item.notice.event), Ordering::Relaxed);
+            }
+            if taken && let Some(receipt) = &item.receipt {
+                receipt.done();
             }
             if let Some(delivered) = item.delivered.take() {
                 // Whoever waited may be gone: the outbox still knows what is owed.

@@ -3,6 +3,7 @@
 //! An event's place is `(fence, n)`: `n` has no gaps within an attempt, and a reader drops events of lower fences.
 //! Progress may be coalesced before its number is given; terminal events never go through a lossy queue.
 
+pub mod book;
 pub mod bus;
 pub mod cloudevent;
 pub mod reporter;
@@ -15,6 +16,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use book::{Book, Mark, Standing, Told};
 pub use bus::Bus;
 pub use reporter::{Phase, Reporter};
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::bus::Bus;
-use super::{Event, EventData, LogStream, Progress};
+use super::{Book, Event, EventData, LogStream, Mark, Progress, Standing, Told};
 use crate::store::{Details, PhaseTimes};
 use crate::task::{Fence, Secret, Task};
 
@@ -51,7 +51,11 @@ struct State {
     number: u64,
     tokens: f64,
     refilled: Instant,
-    waiting: Vec<EventData>,
+    waiting: Vec<Waiting>,
+    /// How far the container's output was handed in: standard output, standard error.
+    marks: (Mark, Mark),
+    outputs: (Option<Timestamp>, Option<Timestamp>),
+    book: Option<Arc<dyn Book>>,
     timer: bool,
     attempt: u32,
     worker: String,
@@ -65,6 +69,26 @@ struct State {
     dropped: u64,
     secrets: Vec<Secret>,
     warnings_dropped: u64,
+}
+
+/// What is not numbered yet.
+struct Waiting {
+    data: EventData,
+    /// How far into the container's output it reaches.
+    marks: (Mark, Mark),
+}
+
+/// What an earlier process of the worker knew of an attempt.
+#[derive(Clone, Debug)]
+pub struct Earlier {
+    /// Counts from 1.
+    pub attempt: u32,
+    /// What it had found out.
+    pub details: Details,
+    /// Which points it had reached.
+    pub times: PhaseTimes,
+    /// What it had told.
+    pub told: Told,
 }
 
 /// A point that an attempt reaches once.
@@ -95,6 +119,9 @@ impl Reporter {
             tokens: bus.chatter_per_second().max(1.0),
             refilled: Instant::now(),
             waiting: Vec::new(),
+            marks: (Mark::default(), Mark::default()),
+            outputs: (None, None),
+            book: None,
             timer: false,
             attempt: 1,
             worker: String::new(),
@@ -120,6 +147,39 @@ impl Reporter {
         worker.clone_into(&mut state.worker);
         state.times = times;
         self.emit(&mut state, EventData::Staging { attempt, worker: worker.to_owned() });
+    }
+
+    /// From now on what is told stands in `book` first. To be called before anything of the container's output is told.
+    pub fn keep(&self, book: Arc<dyn Book>) {
+        self.lock().book = Some(book);
+    }
+
+    /// How far it was told.
+    pub fn standing(&self) -> Standing {
+        self.lock().standing()
+    }
+
+    /// Goes on behind what an earlier process told, of which what may not have arrived is sent again under its old
+    /// numbers. What is told from now on by `worker` stands in `book` first.
+    pub fn resume(&self, earlier: Earlier, worker: &str, book: Arc<dyn Book>) {
+        let mut state = self.lock();
+        let Earlier { attempt, details, mut times, told: Told { standing, pending } } = earlier;
+        times.started = times.started.or(standing.started);
+        (state.attempt, state.details, state.times) = (attempt, details, times);
+        worker.clone_into(&mut state.worker);
+        state.number = standing.next;
+        state.marks = (standing.stdout, standing.stderr);
+        state.outputs = (standing.first_output, standing.last_output);
+        for event in pending {
+            self.inner.bus.send_booked(event, &self.inner.task, &book);
+        }
+        state.book = Some(book);
+    }
+
+    /// It runs already: the task's time limit counts on from its start.
+    pub fn runs_on(&self) {
+        self.lock().started = true;
+        self.inner.running.notify_one();
     }
 
     /// It runs; the task's time limit counts from here.
@@ -162,23 +222,37 @@ impl Reporter {
 
     /// One line of log, without its end.
     pub fn log(&self, stream: LogStream, line: &str) {
+        self.log_line(&mut self.lock(), stream, line);
+    }
+
+    /// Lines of the container's output that end at `mark` of their stream.
+    pub fn log_output(&self, stream: LogStream, lines: &str, mark: Mark) {
         let mut state = self.lock();
-        let text = state.redacted(line);
-        state.keep_tail(stream, &text, self.inner.limits.log_tail);
-        let bytes = text.len() as u64 + 1;
-        if state.sent + bytes > self.inner.limits.log_max {
-            if state.dropped == 0 {
-                let text = format!(
-                    "[the log is longer than {} bytes: its middle is left out]",
-                    self.inner.limits.log_max
-                );
-                self.chatter(&mut state, EventData::Log { stream: LogStream::Worker, text });
-            }
-            state.dropped += bytes;
-            return;
+        match stream {
+            LogStream::Stdout => state.marks.0 = mark,
+            LogStream::Stderr => state.marks.1 = mark,
+            LogStream::Worker => {}
         }
-        state.sent += bytes;
-        self.chatter(&mut state, EventData::Log { stream, text });
+        self.log_line(&mut state, stream, lines);
+    }
+
+    /// Lines that an earlier process told: they count, and belong to the log's tail, but are not told again.
+    pub fn recall(&self, stream: LogStream, lines: &str) {
+        let mut state = self.lock();
+        let text = state.redacted(lines);
+        state.count(stream, &text, self.inner.limits);
+    }
+
+    fn log_line(&self, state: &mut State, stream: LogStream, line: &str) {
+        let text = state.redacted(line);
+        let was_whole = state.dropped == 0;
+        if state.count(stream, &text, self.inner.limits) {
+            self.chatter(state, EventData::Log { stream, text });
+        } else if was_whole {
+            let max = self.inner.limits.log_max;
+            let text = format!("[the log is longer than {max} bytes: its middle is left out]");
+            self.chatter(state, EventData::Log { stream: LogStream::Worker, text });
+        }
     }
 
     /// One line of the worker's own in the task's log.
@@ -262,6 +336,13 @@ impl Reporter {
         self.numbered(&mut state, data)
     }
 
+    /// Sends what waits and tells nothing more: a later process goes on.
+    pub fn fall_silent(&self) {
+        let mut state = self.lock();
+        self.flush(&mut state);
+        state.closed = true;
+    }
+
     /// Sends a status event.
     pub fn status(&self, data: EventData) {
         let mut state = self.lock();
@@ -288,14 +369,28 @@ impl Reporter {
     /// Sends what waits, then `data`.
     fn emit(&self, state: &mut State, data: EventData) {
         self.flush(state);
-        let event = self.numbered(state, data);
-        self.inner.bus.send(event, Some(&self.inner.task));
+        self.send(state, data, state.marks);
     }
 
     fn flush(&self, state: &mut State) {
-        for data in std::mem::take(&mut state.waiting) {
-            let event = self.numbered(state, data);
-            self.inner.bus.send(event, Some(&self.inner.task));
+        for Waiting { data, marks } in std::mem::take(&mut state.waiting) {
+            self.send(state, data, marks);
+        }
+    }
+
+    /// Gives `data` a number and sends it. It stands in the book before it is on its way.
+    fn send(&self, state: &mut State, data: EventData, marks: (Mark, Mark)) {
+        let event = self.numbered(state, data);
+        if let EventData::Log { stream: LogStream::Stdout | LogStream::Stderr, .. } = &event.data {
+            state.outputs = (state.outputs.0.or(Some(event.time)), Some(event.time));
+        }
+        match &state.book {
+            Some(book) => {
+                let (stdout, stderr) = marks;
+                book.telling(&event, &Standing { stdout, stderr, ..state.standing() });
+                self.inner.bus.send_booked(event, &self.inner.task, book);
+            }
+            None => self.inner.bus.send(event, Some(&self.inner.task)),
         }
     }
 
@@ -310,8 +405,7 @@ impl Reporter {
             (state.tokens + now.duration_since(state.refilled).as_secs_f64() * rate).min(rate.max(1.0));
         state.refilled = now;
         state.coalesce(data);
-        let full =
-            matches!(state.waiting.last(), Some(EventData::Log { text, .. }) if text.len() >= LOG_EVENT);
+        let full = matches!(state.waiting.last(), Some(Waiting { data: EventData::Log { text, .. }, .. }) if text.len() >= LOG_EVENT);
         if state.tokens >= 1.0 || full || state.waiting.len() >= 64 {
             state.tokens = (state.tokens - 1.0).max(0.0);
             self.flush(state);
@@ -334,6 +428,30 @@ impl State {
         redacted(&self.secrets, text)
     }
 
+    fn standing(&self) -> Standing {
+        Standing {
+            next: self.number,
+            stdout: self.marks.0,
+            stderr: self.marks.1,
+            first_output: self.outputs.0,
+            last_output: self.outputs.1,
+            started: self.times.started,
+        }
+    }
+
+    /// Adds lines to the tail and to what the log's bounds count. Whether there is room for them.
+    fn count(&mut self, stream: LogStream, text: &str, limits: LogLimits) -> bool {
+        self.keep_tail(stream, text, limits.log_tail);
+        let bytes = text.len() as u64 + 1;
+        let fits = self.sent + bytes <= limits.log_max;
+        if fits {
+            self.sent += bytes;
+        } else {
+            self.dropped += bytes;
+        }
+        fits
+    }
+
     fn keep_tail(&mut self, stream: LogStream, text: &str, bound: usize) {
         // A line longer than the tail keeps its end.
         let start = text.len().saturating_sub(bound);
@@ -349,18 +467,21 @@ impl State {
 
     /// Adds `data` to what waits: a progress replaces a waiting one, a log line joins its neighbour of the same stream.
     fn coalesce(&mut self, data: EventData) {
+        let marks = self.marks;
         match (data, self.waiting.last_mut()) {
-            (EventData::Log { stream, text }, Some(EventData::Log { stream: last, text: lines }))
-                if *last == stream && lines.len() + text.len() < LOG_EVENT =>
-            {
+            (
+                EventData::Log { stream, text },
+                Some(Waiting { data: EventData::Log { stream: last, text: lines }, marks: reached }),
+            ) if *last == stream && lines.len() + text.len() < LOG_EVENT => {
                 lines.push('\n');
                 lines.push_str(&text);
+                *reached = marks;
             }
             (EventData::Progress(progress), _) => {
-                self.waiting.retain(|waiting| !matches!(waiting, EventData::Progress(_)));
-                self.waiting.push(EventData::Progress(progress));
+                self.waiting.retain(|waiting| !matches!(waiting.data, EventData::Progress(_)));
+                self.waiting.push(Waiting { data: EventData::Progress(progress), marks });
             }
-            (other, _) => self.waiting.push(other),
+            (data, _) => self.waiting.push(Waiting { data, marks }),
         }
     }
 }

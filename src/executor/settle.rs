@@ -226,6 +226,7 @@ async fn leave(context: &Arc<Context>, charge: Charge) {
     let Charge { attempt, hold, record, revision, .. } = charge;
     let task = attempt.task();
     let now = Timestamp::now();
+    attempt.report().fall_silent();
     let (times, details) = attempt.report().snapshot();
     let left = Record {
         times,

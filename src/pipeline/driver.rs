@@ -1,6 +1,8 @@
 //! One attempt's pipeline from staging to cleanup: [`Pipeline::stage`], `open`, the container's life, `container_ended`,
 //! `finish`, `cleanup`, in this order. Called by a handler, which runs the container between `open` and `container_ended`.
 
+use std::path::Path;
+
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -12,8 +14,8 @@ use super::staging::Staging;
 use super::targets::Targets;
 use super::volumes::Volumes;
 use super::{
-    Cleaner, ContainerPlan, Mount, MountKind, MountMode, Place, Settings, StandardStreams, Transform, When,
-    transform_of,
+    Cleaner, ContainerPlan, Made, Mount, MountKind, MountMode, Place, Settings, StandardStreams, Transform,
+    When, transform_of,
 };
 use crate::error::TaskError;
 use crate::events::LogStream;
@@ -103,6 +105,43 @@ impl Pipeline {
                 Err(error)
             }
         }
+    }
+
+    /// Goes on with what an earlier process of the worker staged for `attempt`. Only the result hooks are staged again:
+    /// everything else was done, and the container has it.
+    pub async fn adopt(
+        request: &Request,
+        attempt: &Attempt,
+        settings: &Settings,
+        made: &Made,
+    ) -> Result<Self, TaskError> {
+        let mut staging = Staging::adopted(attempt.clone(), settings.clone(), request, made)?;
+        match stage_hooks(request, &mut staging).await {
+            Ok(hooks) => {
+                let Staging { volumes, targets, made, .. } = staging;
+                let streams = Streams::new(Vec::new());
+                Ok(Self { attempt: attempt.clone(), streams, targets, made, hooks, volumes })
+            }
+            Err(error) => {
+                staging.volumes.leave();
+                Err(error)
+            }
+        }
+    }
+
+    /// What a later process needs to go on, which only a pipeline without streams allows. To be asked before it is opened.
+    pub fn made(&self) -> Option<Made> {
+        self.streams.prepared.is_empty().then(|| self.volumes.made())
+    }
+
+    /// The folder that only the worker may enter and that goes with the pipeline.
+    pub fn folder(&self) -> &Path {
+        self.volumes.workspace().path()
+    }
+
+    /// Lets go of everything for a later process.
+    pub fn leave(self) {
+        self.volumes.leave();
     }
 
     /// Opens the readers of all pipes and starts the streams. To be called on the runtime, before
@@ -205,16 +244,21 @@ async fn stage_all(
         }
         staging.stage(spec, Place::Connector).await?;
     }
+    let hooks = stage_hooks(request, staging).await?;
+    staging.fetches().done().await?;
+    staging.connect_the_rest();
+    let mounts = staging.mounts(binds)?;
+    Ok((hooks, ContainerPlan { entrypoint, arguments, options, mounts }))
+}
+
+async fn stage_hooks(request: &Request, staging: &mut Staging) -> Result<Vec<Box<dyn Transform>>, TaskError> {
     let mut hooks = Vec::with_capacity(request.result_hooks.len());
     for spec in &request.result_hooks {
         let mut hook = transform_of(spec)?;
         hook.stage(Place::Hook, staging).await?;
         hooks.push(hook);
     }
-    staging.fetches().done().await?;
-    staging.connect_the_rest();
-    let mounts = staging.mounts(binds)?;
-    Ok((hooks, ContainerPlan { entrypoint, arguments, options, mounts }))
+    Ok(hooks)
 }
 
 /// Each argument as Python's `str` has it, which is how `girder_worker` passes them.

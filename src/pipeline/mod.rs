@@ -15,6 +15,7 @@ pub mod driver;
 mod fetches;
 pub mod fifo;
 pub mod lines;
+pub mod made;
 mod mentions;
 pub mod outputs;
 pub mod plan;
@@ -33,6 +34,7 @@ use serde_json::Value;
 
 pub use conduit::{Origin, Sink, StandardStreams};
 pub use driver::{Exit, Pipeline, Request};
+pub use made::Made;
 pub use mentions::volumes_of;
 pub use plan::{ContainerPlan, Mount, MountKind, MountMode};
 pub use settings::Settings;

@@ -8,10 +8,11 @@ use std::sync::atomic::AtomicUsize;
 use super::conduit::{Discard, FifoSink, Nothing, Origin, Prepared, Sink};
 use super::fetches::Fetches;
 use super::fifo::Fifo;
+use super::mentions::volumes_of;
 use super::targets::Targets;
 pub use super::volumes::Mounted;
 use super::volumes::{Volumes, real_work_dir};
-use super::{Mount, MountKind, MountMode, Place, Settings, Transform, transform_of};
+use super::{Made, Mount, MountKind, MountMode, Place, Request, Settings, Transform, transform_of};
 use crate::error::TaskError;
 use crate::events::LogStream;
 use crate::girder::{Client, Connection};
@@ -77,9 +78,26 @@ impl Staging {
             TaskError::retryable("workspace", format!("cannot make work_dir {path}: {error}"))
         })?;
         let volumes = Volumes::new(&attempt, &real_work_dir(&settings.work_dir), mentioned)?;
+        let mut staging = Self::over(attempt, settings, girder, volumes);
+        staging.volume(None)?;
+        Ok(staging)
+    }
+
+    /// A staging that goes on where an earlier process of the worker ended it; nothing in it is made anew.
+    pub(super) fn adopted(
+        attempt: Attempt,
+        settings: Settings,
+        request: &Request,
+        made: &Made,
+    ) -> Result<Self, TaskError> {
+        let volumes = Volumes::adopted(&attempt, made, &volumes_of(request))?;
+        Ok(Self::over(attempt, settings, request.girder.clone(), volumes))
+    }
+
+    fn over(attempt: Attempt, settings: Settings, girder: Option<GirderContext>, volumes: Volumes) -> Self {
         let parallel = settings.girder.settings().parallel_downloads;
         let fetches = Fetches::new(attempt.report(), parallel, settings.download);
-        let mut staging = Self {
+        Self {
             fetches,
             direct: Vec::new(),
             attempt,
@@ -93,9 +111,7 @@ impl Staging {
             pipes_folder: None,
             standard: Vec::new(),
             host_users: Default::default(),
-        };
-        staging.volume(None)?;
-        Ok(staging)
+        }
     }
 
     /// The attempt it is for.

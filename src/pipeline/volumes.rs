@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::made::{Made, MadeVolume};
 use super::workspace::Workspace;
 use super::{Cleaner, Mount, MountKind, MountMode};
 use crate::error::TaskError;
@@ -43,6 +44,45 @@ impl Volumes {
         let workspace = Workspace::make(work_dir, attempt)?;
         let workspaces = vec![(work_dir.to_owned(), workspace)];
         Ok(Self { described, known: Vec::new(), asked: Vec::new(), workspaces, folders: 0 })
+    }
+
+    /// The volumes that an earlier process of the worker made for `attempt`.
+    pub(super) fn adopted(attempt: &Attempt, made: &Made, mentioned: &[Volume]) -> Result<Self, TaskError> {
+        let open = |base: &PathBuf| Ok((base.clone(), Workspace::open(base, attempt)?));
+        let workspaces: Vec<_> = made.bases.iter().map(open).collect::<Result<_, TaskError>>()?;
+        if workspaces.is_empty() {
+            return Err(TaskError::retryable("not_adopted", "the attempt had no workspace"));
+        }
+        let known = made.volumes.iter().map(|volume| {
+            let mounted = Mounted { host: volume.host.clone(), container: volume.container.clone() };
+            (volume.volume.clone(), mounted)
+        });
+        let folders = made.folders;
+        Ok(Self {
+            described: describe(mentioned)?,
+            known: known.collect(),
+            asked: Vec::new(),
+            workspaces,
+            folders,
+        })
+    }
+
+    /// What was made, for a later process.
+    pub(super) fn made(&self) -> Made {
+        let volumes = self.known.iter().map(|(volume, mounted)| MadeVolume {
+            volume: volume.clone(),
+            host: mounted.host.clone(),
+            container: mounted.container.clone(),
+        });
+        let bases = self.workspaces.iter().map(|(base, _)| base.clone());
+        Made { volumes: volumes.collect(), bases: bases.collect(), folders: self.folders }
+    }
+
+    /// Lets go of every folder: all stay where they are.
+    pub(super) fn leave(self) {
+        for (_, workspace) in self.workspaces {
+            workspace.leave();
+        }
     }
 
     /// The workspace in the worker's own work_dir.

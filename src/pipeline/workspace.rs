@@ -13,9 +13,11 @@ use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use nix::unistd::geteuid;
 use sha2::{Digest, Sha256};
 
+use super::volumes::real_work_dir;
 use super::{Cleaner, tree};
 use crate::error::TaskError;
 use crate::handler::Attempt;
+use crate::task::{Fence, TaskId};
 
 /// The folder of one attempt below one base folder.
 #[derive(Debug)]
@@ -35,9 +37,30 @@ pub fn parent_name(instance: &str) -> String {
 }
 
 /// The name of an attempt's folder: fence and task id, both of a form that fits a file name.
-pub fn attempt_name(attempt: &Attempt) -> String {
-    let sum = Sha256::digest(attempt.task().id.as_str().as_bytes());
-    format!("{}-{}", attempt.fence().0, hex(&sum[..8]))
+pub fn attempt_name(task: &TaskId, fence: Fence) -> String {
+    let sum = Sha256::digest(task.as_str().as_bytes());
+    format!("{}-{}", fence.0, hex(&sum[..8]))
+}
+
+/// Where the workspace of an attempt lies below `base`.
+pub fn place(base: &Path, instance: &str, (task, fence): (&TaskId, Fence)) -> PathBuf {
+    real_work_dir(base).join(parent_name(instance)).join(attempt_name(task, fence))
+}
+
+/// The names of all workspaces of `instance` below `base`.
+pub fn list(base: &Path, instance: &str) -> Vec<String> {
+    let folder = real_work_dir(base).join(parent_name(instance));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Removes the workspace `name` of `instance` below `base`, which no attempt uses any more. What is not the worker's to
+/// unlink stays.
+pub fn remove(base: &Path, instance: &str, name: &str) -> io::Result<()> {
+    let folder = real_work_dir(base).join(parent_name(instance));
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let parent = open(&folder, flags, Mode::empty())?;
+    tree::remove(parent.as_fd(), name)
 }
 
 /// Bytes in hexadecimal.
@@ -52,8 +75,21 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 impl Workspace {
     /// Makes the folder of `attempt` below `base`, which must exist.
     pub fn make(base: &Path, attempt: &Attempt) -> Result<Self, TaskError> {
+        Self::enter(base, attempt, |parent, name| mkdirat(parent, name, Mode::S_IRWXU))
+    }
+
+    /// Goes on with the folder that an earlier process made for `attempt` below `base`.
+    pub fn open(base: &Path, attempt: &Attempt) -> Result<Self, TaskError> {
+        Self::enter(base, attempt, |_, _| Ok(()))
+    }
+
+    fn enter(
+        base: &Path,
+        attempt: &Attempt,
+        prepare: impl Fn(&File, &str) -> Result<(), Errno>,
+    ) -> Result<Self, TaskError> {
         let shared = base.join(parent_name(attempt.instance()));
-        let name = attempt_name(attempt);
+        let name = attempt_name(&attempt.task().id, attempt.fence());
         let path = shared.join(&name);
         let failed = |path: &Path, error: Errno| {
             TaskError::retryable(
@@ -75,7 +111,7 @@ impl Workspace {
                 ),
             ),
         })?;
-        mkdirat(&parent, name.as_str(), Mode::S_IRWXU).map_err(|error| failed(&path, error))?;
+        prepare(&parent, &name).map_err(|error| failed(&path, error))?;
         let folder = open_folder(parent.as_fd(), &name).map_err(|error| failed(&path, error))?;
         Ok(Self { parent, name, path, folder, removed: false })
     }
@@ -98,6 +134,11 @@ impl Workspace {
         make().map(|folder| (path.clone(), folder)).map_err(|error: Errno| {
             TaskError::retryable("workspace", format!("cannot make {}: {}", path.display(), error.desc()))
         })
+    }
+
+    /// Lets go of it: it stays where it is.
+    pub fn leave(mut self) {
+        self.removed = true;
     }
 
     /// Removes it with everything in it, with `cleaner`'s help only where the worker may not. Idempotent.

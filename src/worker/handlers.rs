@@ -1,5 +1,6 @@
 //! The task kinds that a worker offers, and how each is made from the settings.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,7 +17,8 @@ use crate::ping::Ping;
 use crate::pipeline;
 use crate::pipeline::conduit::HostStreams;
 use crate::policy::{Machine, Policy, Surroundings};
-use crate::task::{Fence, QueueName, TaskId};
+use crate::store::ResultStore;
+use crate::task::QueueName;
 use crate::units::Size;
 
 /// The task kinds by name.
@@ -43,6 +45,8 @@ pub struct Site {
     pub ledger: Ledger,
     /// Who this worker is.
     pub identity: Identity,
+    /// What is known of each task.
+    pub store: Arc<dyn ResultStore>,
     /// Ends when the worker has ended.
     pub background: CancelScope,
     /// What its Girder clients share.
@@ -66,19 +70,21 @@ fn docker_run(site: &Site) -> Result<Arc<dyn Handler>, WorkerError> {
         crew: site.crew.clone(),
     };
     let handler = DockerRun::new(docker.clone(), parts).map_err(|error| refused(error.to_string()))?;
-    let reaper = handler.reaper(&site.identity.instance);
+    let adopt_window = site.settings.worker.adopt_window.get();
+    let reaper = handler.reaper(&site.identity, site.store.clone(), adopt_window);
     let (ledger, background) = (site.ledger.clone(), site.background.clone());
     site.crew.spawn("reaper", async move {
-        let is_live = move |task: &TaskId, fence: Fence| ledger.is_live(task, fence);
+        let lives =
+            move || ledger.all().into_iter().map(|live| (live.task, live.fence)).collect::<HashSet<_>>();
         tokio::select! {
-            cleared = reaper.clear(&is_live) => match cleared {
+            cleared = reaper.clear(&lives) => match cleared {
                 Ok(removed) if removed.is_empty() => {}
                 Ok(removed) => tracing::info!(?removed, "removed containers that an earlier process left"),
                 Err(error) => tracing::debug!(%error, "what an earlier process left could not be looked for"),
             },
             _ = background.canceled() => return,
         }
-        reaper.watch(&is_live, &background).await;
+        reaper.watch(&lives, &background).await;
     });
     Ok(Arc::new(handler))
 }

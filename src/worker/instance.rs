@@ -23,9 +23,9 @@ pub struct InstanceLock {
     _file: File,
 }
 
-/// Takes an instance id and says who this process is.
-pub fn identity(settings: &Settings) -> Result<(Identity, InstanceLock), WorkerError> {
-    let folder = settings.state_dir.join("instances");
+/// Takes an instance id from the folder `kind` of the state folder and says who this process is.
+pub fn identity(settings: &Settings, kind: &str) -> Result<(Identity, InstanceLock), WorkerError> {
+    let folder = settings.state_dir.join(kind);
     make_folder(&folder)?;
     let (instance, lock) = take(&folder).map_err(|error| WorkerError::Folder {
         action: "take an instance id in",

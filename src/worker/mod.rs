@@ -102,7 +102,7 @@ const SOON: Duration = Duration::from_secs(10);
 impl Worker {
     /// Opens everything and starts taking work.
     pub async fn start(settings: &Settings) -> Result<Self, WorkerError> {
-        let (identity, lock) = instance::identity(settings)?;
+        let (identity, lock) = instance::identity(settings, "instances")?;
         let options = open_options(settings, &identity)?;
         let mut sources = Vec::new();
         for address in &settings.brokers {
@@ -133,6 +133,7 @@ impl Worker {
             crew: crew.clone(),
             ledger: ledger.clone(),
             identity: identity.clone(),
+            store: store.clone(),
             background: background.clone(),
         };
         let handlers = HANDLERS.iter().map(|row| (row.build)(&site)).collect::<Result<_, _>>()?;
@@ -229,7 +230,8 @@ pub async fn run_once(
     mut watch: impl FnMut(&Event),
     interrupt: impl Future<Output = String>,
 ) -> Result<Record, WorkerError> {
-    let (identity, instance) = instance::identity(settings)?;
+    // Apart from the workers', whose containers it must not take for its own.
+    let (identity, instance) = instance::identity(settings, "runs")?;
     let mut settings = settings.clone();
     // A person typed the mounts, so what may be mounted is what that person may do.
     settings.policy.binds = Some(BindsSettings {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use longshore::cancel::CancelScope;
 use longshore::crew::Crew;
+use longshore::docker::reaper::Reaper;
 use longshore::docker::{Address, DockerApi, DockerRun, Parts, Settings};
 use longshore::error::TaskError;
 use longshore::events::bus::Bus;
@@ -13,6 +14,7 @@ use longshore::events::reporter::{LogLimits, Reporter};
 use longshore::events::{Event, EventData, EventSink, LogStream, Notice, SinkError};
 use longshore::handler::{Attempt, FenceGate, Handler, Identity, Slot};
 use longshore::policy::{Policy, PolicySettings, Surroundings};
+use longshore::store::memory::MemoryStore;
 use longshore::store::{Details, PhaseTimes};
 use longshore::task::{Arg, ArgMap, Fence, Task};
 use serde_json::{Value, json};
@@ -74,6 +76,17 @@ impl Bench {
         Bench { handler, crew, instance: format!("test-{}", uuid::Uuid::now_v7()), work, engine: api }
     }
 
+    /// Who looks after what attempts of this instance left; no record tells of any.
+    pub(super) fn reaper(&self) -> Reaper {
+        self.handler.reaper(&self.identity(), MemoryStore::named(""), Duration::from_secs(300))
+    }
+
+    fn identity(&self) -> Identity {
+        let text: Arc<str> = Arc::from("bench");
+        let instance = Arc::from(self.instance.as_str());
+        Identity { worker: text.clone(), instance, incarnation: text.clone(), host: text }
+    }
+
     /// With the settings of all.
     pub(crate) async fn new() -> Bench {
         Bench::with(|_| {}).await
@@ -91,13 +104,7 @@ impl Bench {
         let fence = Fence::after(Fence(0), jiff::Timestamp::now());
         let task = Arc::new(task);
         let report = Reporter::new(task.clone(), fence, bus.clone(), LogLimits::default());
-        let text: Arc<str> = Arc::from("bench");
-        let identity = Identity {
-            worker: text.clone(),
-            instance: Arc::from(self.instance.as_str()),
-            incarnation: text.clone(),
-            host: text,
-        };
+        let identity = self.identity();
         let scope = CancelScope::new();
         let current = Arc::new(Mutex::new(Ok(())));
         let gate = Box::new(Gate(current.clone()));

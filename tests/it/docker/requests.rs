@@ -1,5 +1,7 @@
 //! What a task asks for, as its container sees it; what policy refuses; names and labels.
 
+use std::collections::HashSet;
+
 use longshore::error::ErrorClass;
 use longshore::task::{Arg, Fence, TaskId};
 use serde_json::{Value, json};
@@ -188,7 +190,7 @@ async fn only_our_own_container_is_removed_whatever_others_are_called() {
     }
     let told = bench.run(script_with("exit 1", &json!({"name": format!("relq{run}")}))).await;
     assert_eq!(told.error().exit_code, Some(1));
-    let reaper = bench.handler.reaper(&bench.instance);
+    let reaper = bench.reaper();
     let own = docker(&[
         "create",
         "--label",
@@ -213,9 +215,9 @@ async fn only_our_own_container_is_removed_whatever_others_are_called() {
         "true",
     ])
     .await;
-    let is_live = |task: &TaskId, fence: Fence| (task.as_str(), fence) == ("live", Fence(2));
+    let lives = || HashSet::from([(TaskId::new("live").unwrap(), Fence(2))]);
     bench.settled().await;
-    assert_eq!(reaper.clear(&is_live).await.unwrap(), [own]);
+    assert_eq!(reaper.clear(&lives).await.unwrap(), [own]);
     assert_eq!(containers_labelled(&instance).await, [live]);
     for decoy in &decoys {
         docker(&["rm", decoy]).await;
@@ -230,7 +232,7 @@ async fn a_container_that_is_to_be_kept_is_kept_after_its_end_and_not_reaped() {
     let told = bench.run(args).await;
     let container = told.details.container.clone().unwrap();
     bench.settled().await;
-    assert!(bench.handler.reaper(&bench.instance).clear(&|_, _| false).await.unwrap().is_empty());
+    assert!(bench.reaper().clear(&HashSet::new).await.unwrap().is_empty());
     assert_eq!(docker(&["inspect", "--format", "{{.State.ExitCode}}", &container]).await, "4");
 }
 

@@ -1,0 +1,174 @@
+//! Adoption: the container of an attempt that an earlier process of this worker began runs on, or has ended, and this
+//! process goes on with it, under the same number and fence. Called through `run` by the executor.
+//!
+//! Found by the attempt's name and checked by its labels. What the earlier process told stands in the attempt's
+//! [`book`]; the output is read again from its beginning out of the engine's log, and what was told is passed over.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::attach::Outlet;
+use super::book::{self, Begun, LogBook};
+use super::container::Container;
+use super::drive::{Run, Stream};
+use super::ending::Ending;
+use super::engine::Inspected;
+use super::error;
+use super::judge::TaskJudge;
+use super::labels;
+use super::request;
+use super::run::Room;
+use crate::error::TaskError;
+use crate::events::reporter::Earlier;
+use crate::events::{Standing, Told};
+use crate::handler::{Attempt, Remains, Slot, Staged};
+use crate::pipeline::{Pipeline, workspace};
+use crate::task::{Fence, Task};
+
+/// What an earlier process of `instance` left of the attempt of `task` with `fence`. A container that cannot be gone on with
+/// is removed.
+pub(super) async fn remains(
+    room: &Arc<Room>,
+    task: &Task,
+    fence: Fence,
+    instance: &str,
+) -> Result<Remains, TaskError> {
+    let Some(found) = find(room, task, fence, instance).await? else { return Ok(Remains::Nothing) };
+    let known = book::find(&folder(room, task, fence, instance), task, fence).is_some();
+    if known && found.began && !found.removing {
+        return Ok(Remains::Adoptable);
+    }
+    room.driver.engine.remove(&found.id).await.map_err(|failed| error::engine(&failed))?;
+    tracing::info!(task = %task.id, container = found.id, "removed: nobody can go on with it");
+    Ok(Remains::Nothing)
+}
+
+/// The container of that attempt, if it is ours.
+async fn find(
+    room: &Arc<Room>,
+    task: &Task,
+    fence: Fence,
+    instance: &str,
+) -> Result<Option<Inspected>, TaskError> {
+    let found = room.driver.engine.inspect(&labels::name(&task.id, fence)).await;
+    let found = found.map_err(|failed| error::engine(&failed))?;
+    Ok(found.filter(|found| labels::belong_to(&found.labels, instance, (&task.id, fence))))
+}
+
+fn folder(room: &Arc<Room>, task: &Task, fence: Fence, instance: &str) -> PathBuf {
+    workspace::place(&room.pipeline.work_dir, instance, (&task.id, fence))
+}
+
+/// Goes on with what [`remains`] found.
+pub(super) async fn adopt(room: &Arc<Room>, attempt: Attempt) -> Result<Box<dyn Staged>, TaskError> {
+    let (task, fence, instance) = (attempt.task().clone(), attempt.fence(), attempt.instance());
+    let gone = || TaskError::retryable("not_adopted", "what was left of the attempt is gone");
+    let found = find(room, &task, fence, instance).await?.ok_or_else(gone)?;
+    let folder = folder(room, &task, fence, instance);
+    let (begun, told) = book::find(&folder, &task, fence).ok_or_else(gone)?;
+    room.housing().await?;
+    let run = room.read(&task)?;
+    let mut settings = room.pipeline.clone();
+    settings.judge = Arc::new(TaskJudge::new(room.policy.clone(), &attempt));
+    settings.download = room.ceilings(&attempt);
+    let request = request::pipeline_request(&run, &task);
+    let pipeline = Pipeline::adopt(&request, &attempt, &settings, &begun.made).await?;
+    let book = match LogBook::go_on(&folder, &told) {
+        Ok(book) => Arc::new(book),
+        Err(error) => {
+            pipeline.leave();
+            let text = format!("cannot write in {}: {error}", folder.display());
+            return Err(TaskError::retryable("workspace", text));
+        }
+    };
+    let standing = told.standing.clone();
+    resume(&attempt, &begun, told, &book);
+    let report = attempt.report();
+    report.describe(|details| details.container = Some(found.id.clone()));
+    if standing.started.is_none() {
+        // Its start was not told any more.
+        report.running(Some(&found.id));
+    } else if found.running {
+        report.runs_on();
+    }
+    report.note("a new process of the worker goes on with the container");
+    let driver = &room.driver;
+    let container =
+        Container::found(&driver.engine, &driver.remover, found.id, labels::afterwards(&found.labels));
+    Ok(Box::new(Adopted { room: room.clone(), attempt, container, pipeline, begun, standing, book }))
+}
+
+fn resume(attempt: &Attempt, begun: &Begun, told: Told, book: &Arc<LogBook>) {
+    let earlier =
+        Earlier { attempt: begun.attempt, details: begun.details.clone(), times: begun.times.clone(), told };
+    attempt.report().resume(earlier, attempt.worker(), book.clone());
+}
+
+/// A container that an earlier process started, and what is left to do.
+struct Adopted {
+    room: Arc<Room>,
+    attempt: Attempt,
+    container: Container,
+    pipeline: Pipeline,
+    begun: Begun,
+    standing: Standing,
+    book: Arc<LogBook>,
+}
+
+#[async_trait]
+impl Staged for Adopted {
+    async fn run(self: Box<Self>, _slot: Slot) -> Result<Value, TaskError> {
+        let Self { room, attempt, container, mut pipeline, begun, standing, book } = *self;
+        let ending = Ending { room: &room, attempt: &attempt, image: &begun.image };
+        let seen = async {
+            let (outlet, output) = output(&room, &attempt, &container, &standing).await;
+            let argv = &begun.details.argv[..];
+            let run = Run { attempt: &attempt, argv, outlet, mounts: &[], book: Some(&book) };
+            let broken = std::future::pending();
+            let ended = room.driver.see_through(container, run, output, broken).await?;
+            ending.finish(ended, &mut pipeline, Some(&book)).await
+        };
+        let result = seen.await;
+        ending.close(result, pipeline).await
+    }
+
+    async fn discard(self: Box<Self>) {
+        let Self { room, attempt, container, pipeline, begun, .. } = *self;
+        container.scrap().await;
+        Ending { room: &room, attempt: &attempt, image: &begun.image }.clean_up(pipeline).await;
+    }
+}
+
+/// The container's output behind what was told. An engine that drops the oldest of a long log may have dropped some of it.
+async fn output(
+    room: &Arc<Room>,
+    attempt: &Attempt,
+    container: &Container,
+    standing: &Standing,
+) -> (Outlet, Stream) {
+    let report = attempt.report();
+    let oldest = room.driver.engine.oldest_log(container.id()).await;
+    // Our first event was told after the first line was written, so an older one must be there.
+    let whole = match (&oldest, standing.first_output) {
+        (Ok(oldest), Some(told)) => oldest.is_some_and(|oldest| oldest <= told),
+        (Ok(_), None) => true,
+        (Err(_), _) => false,
+    };
+    let (outlet, since) = if whole {
+        (Outlet::again(report.clone(), room.line_max(), standing), None)
+    } else {
+        report.warn("the engine has dropped the beginning of the container's log: output may be missing");
+        (Outlet::behind(report.clone(), room.line_max(), standing), standing.last_output)
+    };
+    let output: Stream = match container.logs(since).await {
+        Ok(output) => output,
+        Err(failed) => {
+            report.warn(format!("the container's output cannot be read any more: {failed}"));
+            Box::pin(futures_util::stream::empty())
+        }
+    };
+    (outlet, output)
+}
