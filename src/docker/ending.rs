@@ -25,8 +25,8 @@ pub(super) struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    /// Brings the outputs of a container that ended to where they belong, then begins its removal; the container stays until
-    /// then, so that a later process can do it when this one dies in the middle or leaves.
+    /// Brings the outputs of a container that ended to where they belong. Where a book was begun, the container stays until
+    /// then, so that a later process can do it when this one dies in the middle or leaves; else it goes at once.
     pub(super) async fn finish(
         self,
         (ended, container): (Ended, Container),
@@ -37,6 +37,10 @@ impl Ending<'_> {
             details.exit_code = Some(ended.code);
             details.oom_killed = Some(ended.oom.is_some());
         });
+        if book.is_none() {
+            container.dispose().await;
+            return self.deliver(ended, pipeline).await;
+        }
         let result = self.deliver(ended, pipeline).await;
         if result.is_err() && may_leave(self.attempt, book) {
             container.leave();

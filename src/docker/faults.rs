@@ -26,6 +26,9 @@ type Answer<T> = Result<T, EngineError>;
 #[derive(Default)]
 struct Scripted {
     calls: Mutex<Vec<String>>,
+    created: Mutex<Option<Creation>>,
+    /// Of the image.
+    labels: Mutex<std::collections::HashMap<String, String>>,
     creates: Mutex<VecDeque<Answer<&'static str>>>,
     /// Each attachment: what it carries, and whether it ends then.
     outputs: Mutex<VecDeque<(&'static str, bool)>>,
@@ -63,8 +66,9 @@ async fn scripted<T>(answer: Option<T>) -> T {
 
 #[async_trait::async_trait]
 impl Containers for Scripted {
-    async fn create(&self, _: Creation) -> Answer<(String, Vec<String>)> {
+    async fn create(&self, creation: Creation) -> Answer<(String, Vec<String>)> {
         self.note("create");
+        *self.created.lock().unwrap() = Some(creation);
         let late = self.late.lock().unwrap().take();
         if let Some(late) = late {
             late.await.unwrap();
@@ -116,7 +120,8 @@ fn written(text: &'static str, ends: bool) -> Stream {
 #[async_trait::async_trait]
 impl Images for Scripted {
     async fn image(&self, _: &str) -> Answer<Option<Image>> {
-        Ok(self.has_image.load(Ordering::Relaxed).then(Image::default))
+        let labels = self.labels.lock().unwrap().clone();
+        Ok(self.has_image.load(Ordering::Relaxed).then(|| Image { labels, ..Image::default() }))
     }
     async fn pull(&self, _: PullRequest) -> BoxStream<'static, Answer<PullStep>> {
         self.note("pull");
@@ -186,7 +191,7 @@ fn rig_in(engine: Scripted, attempt: Attempt, work: Arc<tempfile::TempDir>) -> R
     let settings = json!({
         "host": "", "client_timeout": "60s", "network": "", "pull_timeout": "60s", "pull_attempts": 3,
         "fall_back_to_local": false, "config_dir": "/nonexistent", "stop_grace": "10s", "line_max": "64KiB",
-        "log": {"driver": "", "options": {}}, "cleaner_image": "", "gpus": [], "default_options": {},
+        "log": {"driver": "", "options": {}}, "cleaner_image": "", "default_options": {},
         "reap_every": "30s", "reap_grace": "60s", "engine_patience": "30s",
     });
     let policy = serde_json::from_value(json!({"profile": "open"})).unwrap();
@@ -196,6 +201,7 @@ fn rig_in(engine: Scripted, attempt: Attempt, work: Arc<tempfile::TempDir>) -> R
         policy: Arc::new(Policy::new(&policy, Surroundings::default()).unwrap()),
         pipeline: crate::pipeline::Settings::new(work.path()),
         crew: crew.clone(),
+        gpus: vec!["GPU-a".to_owned(), "GPU-b".to_owned()],
     };
     let handler = DockerRun::new(serde_json::from_value(settings).unwrap(), parts).unwrap();
     Rig { engine, handler, crew, attempt, work }
@@ -335,4 +341,26 @@ async fn a_pull_that_fails_is_tried_again_until_its_tries_are_used_up() {
     let error = used_up.run().await.unwrap_err();
     assert_eq!((error.code.as_str(), error.class), ("pull_failed", ErrorClass::Retryable));
     assert_eq!(used_up.engine.calls(), ["pull"; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_devices_of_the_slot_are_asked_for_and_without_them_all_that_an_image_made_for_gpus_may_have() {
+    let asked = async |slot: &[&str], labels: &[(&str, &str)]| {
+        let engine = engine(&[("x\n", true)], vec![Ok(0)]);
+        let label = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        *engine.labels.lock().unwrap() = labels.iter().map(label).collect();
+        let rig = rig(engine);
+        let staged = rig.handler.stage(rig.attempt.clone()).await.unwrap();
+        let gpus = slot.iter().map(|id| (*id).to_owned()).collect();
+        staged.run(Slot { lane: 0, gpus }).await.unwrap();
+        let created = rig.engine.created.lock().unwrap().take().unwrap();
+        let requests = created.body.host_config.unwrap_or_default().device_requests.unwrap_or_default();
+        let ids = requests.into_iter().flat_map(|request| request.device_ids.unwrap_or_default());
+        (ids.collect::<Vec<String>>(), rig.attempt.report().snapshot().1.gpus)
+    };
+    let made_for_gpus = [("com.nvidia.volumes.needed", "nvidia_driver")];
+    let (requested, recorded) = asked(&["GPU-b"], &made_for_gpus).await;
+    assert_eq!((&requested[..], &recorded[..]), (&["GPU-b".to_owned()][..], &["GPU-b".to_owned()][..]));
+    assert_eq!(asked(&[], &made_for_gpus).await.0, ["GPU-a", "GPU-b"]);
+    assert!(asked(&[], &[]).await.0.is_empty());
 }

@@ -5,19 +5,15 @@ use std::path::Path;
 use bollard::models::{ContainerCreateBody, DeviceRequest};
 
 use super::engine::Image;
-use super::settings::{Auto, Gpus};
 
 /// The label of images that were made for NVIDIA GPUs.
 const WANTS_GPU: &str = "com.nvidia.volumes.needed";
 /// Where NVIDIA's driver lists its devices.
 const DRIVER: &str = "/proc/driver/nvidia/gpus";
 
-/// The ids of the GPUs that tasks may use.
-pub fn list(settings: &Gpus) -> Vec<String> {
-    match settings {
-        Gpus::Listed(ids) => ids.clone(),
-        Gpus::Found(Auto::Auto) => list_in(Path::new(DRIVER)),
-    }
+/// The ids of the GPUs that this machine's driver lists.
+pub fn found() -> Vec<String> {
+    list_in(Path::new(DRIVER))
 }
 
 fn list_in(folder: &Path) -> Vec<String> {

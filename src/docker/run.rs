@@ -53,6 +53,8 @@ pub struct Parts {
     pub pipeline: pipeline::Settings,
     /// Who does what outlives an attempt, such as removals.
     pub crew: Crew,
+    /// Ids of the GPUs that the worker shares out: what images made for GPUs get whose task declares none.
+    pub gpus: Vec<String>,
 }
 
 /// What all attempts share.
@@ -73,13 +75,13 @@ impl DockerRun {
 
     /// A handler with these settings. Fails when the default options are none.
     pub fn new(settings: Settings, parts: Parts) -> Result<Self, ArgError> {
-        let Parts { engine, policy, pipeline, crew } = parts;
+        let Parts { engine, policy, pipeline, crew, gpus } = parts;
         let room = Room {
             defaults: defaults(&settings)?,
             policy,
             pipeline,
             images: ImageRoom::new(engine.clone(), crew.clone(), &settings),
-            gpus: gpu::list(&settings.gpus),
+            gpus,
             housing: OnceCell::new(),
             driver: Driver {
                 remover: Remover::new(engine.clone(), crew.clone()),
@@ -91,11 +93,6 @@ impl DockerRun {
             settings,
         };
         Ok(Self { room: Arc::new(room) })
-    }
-
-    /// The GPUs that tasks may use: what the pool of the worker is made of.
-    pub fn gpus(&self) -> &[String] {
-        &self.room.gpus
     }
 
     /// Who removes what earlier processes of this instance left and no attempt stands behind, as the records in `store` say.

@@ -36,8 +36,6 @@ pub struct Settings {
     pub log: LogDriver,
     /// The image that removes files which the worker may not remove itself; empty is the task's own.
     pub cleaner_image: String,
-    /// Ids of the GPUs that tasks may use, or `auto`.
-    pub gpus: Gpus,
     /// docker-py keywords for every container whose task does not name them. `GIRDER_WORKER_DOCKER_RUN_OPTIONS` sets them.
     pub default_options: IndexMap<String, Value>,
     /// How often containers without an attempt are looked for.
@@ -56,22 +54,4 @@ pub struct LogDriver {
     pub driver: String,
     /// The driver's options.
     pub options: IndexMap<String, String>,
-}
-
-/// The GPUs that tasks may use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum Gpus {
-    /// `auto`: those that the host's driver lists.
-    Found(Auto),
-    /// These.
-    Listed(Vec<String>),
-}
-
-/// The word `auto`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Auto {
-    /// Find out.
-    Auto,
 }

@@ -34,6 +34,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const STALE: Duration = Duration::from_secs(86_400);
 /// The share of its file system, in percent, that the cache leaves free.
 const LEFT_FREE: u64 = 10;
+/// Bytes beyond which no more is left free: a tenth of a large disk would be a waste.
+const LEFT_FREE_MOST: u64 = 5 << 30;
 
 /// The cache of one folder. One per process; several processes may share the folder.
 #[derive(Debug)]
@@ -270,7 +272,7 @@ fn is_roomy(folder: &Path, more: u64) -> io::Result<bool> {
     let disk = statvfs(folder)?;
     let free = disk.blocks_available() * disk.fragment_size();
     let whole = disk.blocks() * disk.fragment_size();
-    Ok(free.saturating_sub(more) >= whole / 100 * LEFT_FREE)
+    Ok(free.saturating_sub(more) >= (whole / 100 * LEFT_FREE).min(LEFT_FREE_MOST))
 }
 
 fn same_file(file: &File, path: &Path) -> bool {

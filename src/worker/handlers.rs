@@ -68,6 +68,7 @@ fn docker_run(site: &Site) -> Result<Arc<dyn Handler>, WorkerError> {
         pipeline: pipeline_settings(site, &policy),
         policy,
         crew: site.crew.clone(),
+        gpus: machine::pool(&site.settings.resources).gpus,
     };
     let handler = DockerRun::new(docker.clone(), parts).map_err(|error| refused(error.to_string()))?;
     let adopt_window = site.settings.worker.adopt_window.get();

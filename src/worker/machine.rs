@@ -3,7 +3,6 @@
 use crate::broker::Pool;
 use crate::config::types::Resources;
 use crate::docker::gpu;
-use crate::docker::settings::{Auto, Gpus};
 use crate::units::Size;
 
 /// What tasks share: what the settings say, else the machine's.
@@ -12,7 +11,7 @@ pub fn pool(resources: &Resources) -> Pool {
     let memory =
         if resources.memory == Size(0) { memory().unwrap_or(u64::MAX) } else { resources.memory.bytes() };
     let gpus = match resources.gpus.as_slice() {
-        [only] if only == "auto" => gpu::list(&Gpus::Found(Auto::Auto)),
+        [only] if only == "auto" => gpu::found(),
         listed => listed.to_vec(),
     };
     let platform = format!("linux/{}", architecture());

@@ -46,7 +46,7 @@ pub(crate) fn settings() -> Settings {
     let table = json!({
         "host": "", "client_timeout": "60s", "network": "", "pull_timeout": "60s", "pull_attempts": 2,
         "fall_back_to_local": false, "config_dir": "/nonexistent", "stop_grace": "2s", "line_max": "64KiB",
-        "log": {"driver": "", "options": {}}, "cleaner_image": "", "gpus": "auto", "default_options": {},
+        "log": {"driver": "", "options": {}}, "cleaner_image": "", "default_options": {},
         "reap_every": "30s", "reap_grace": "60s", "engine_patience": "30s",
     });
     serde_json::from_value(table).expect("the settings are complete")
@@ -70,9 +70,11 @@ impl Bench {
         let policy = Arc::new(Policy::new(policy, Surroundings::default()).expect("sound rules"));
         let work = tempfile::tempdir().expect("a temporary folder can be made");
         let pipeline = longshore::pipeline::Settings::new(work.path());
-        let handler =
-            DockerRun::new(settings, Parts { engine: api.clone(), policy, pipeline, crew: crew.clone() })
-                .expect("sound defaults");
+        let handler = DockerRun::new(
+            settings,
+            Parts { engine: api.clone(), policy, pipeline, crew: crew.clone(), gpus: Vec::new() },
+        )
+        .expect("sound defaults");
         Bench { handler, crew, instance: format!("test-{}", uuid::Uuid::now_v7()), work, engine: api }
     }
 

@@ -239,8 +239,7 @@ async fn a_container_that_is_to_be_kept_is_kept_after_its_end_and_not_reaped() {
 #[tokio::test]
 async fn an_image_made_for_gpus_runs_where_there_are_none_and_says_so() {
     let image = Image::from_busybox(&["LABEL com.nvidia.volumes.needed=nvidia_driver"]).await;
-    let bench =
-        Bench::with(|settings| settings.gpus = longshore::docker::settings::Gpus::Listed(Vec::new())).await;
+    let bench = Bench::new().await;
     let mut args = script("echo ran");
     args["image"] = json!(image.name());
     let told = bench.run(args).await;
