@@ -26,7 +26,7 @@ use crate::events::reporter::Earlier;
 use crate::events::{Standing, Told};
 use crate::handler::{Attempt, Remains, Slot, Staged};
 use crate::pipeline::{Pipeline, workspace};
-use crate::task::{Fence, Task};
+use crate::task::{Fence, Secret, Task, TransformSpec};
 
 /// What an earlier process of `instance` left of the attempt of `task` with `fence`. A container that cannot be gone on with
 /// is removed.
@@ -87,6 +87,7 @@ pub(super) async fn adopt(room: &Arc<Room>, attempt: Attempt) -> Result<Box<dyn 
     let standing = told.standing.clone();
     resume(&attempt, &begun, told, &book);
     let report = attempt.report();
+    secrets_of(&task).iter().for_each(|secret| report.redact(secret));
     report.describe(|details| details.container = Some(found.id.clone()));
     if standing.started.is_none() {
         // Its start was not told any more.
@@ -105,6 +106,32 @@ fn resume(attempt: &Attempt, begun: &Begun, told: Told, book: &Arc<LogBook>) {
     let earlier =
         Earlier { attempt: begun.attempt, details: begun.details.clone(), times: begun.times.clone(), told };
     attempt.report().resume(earlier, attempt.worker(), book.clone());
+}
+
+/// What staging keeps out of all that is told, and is not staged again.
+fn secrets_of(task: &Task) -> Vec<Secret> {
+    let mut found = Vec::new();
+    if let Some(girder) = &task.girder {
+        found.extend([&girder.token, &girder.client_token].into_iter().flatten().cloned());
+        found.extend(girder.job.iter().flat_map(|job| job.headers.values().cloned()));
+    }
+    let mut look = |spec: &TransformSpec| {
+        tokens_in(&serde_json::to_value(spec).unwrap_or_default(), &mut found);
+    };
+    task.args.values().for_each(|arg| arg.each_transform(&mut look));
+    task.result_hooks.iter().for_each(look);
+    found
+}
+
+fn tokens_in(value: &Value, found: &mut Vec<Secret>) {
+    match value {
+        Value::Object(map) => {
+            found.extend(map.get("token").and_then(Value::as_str).map(Secret::new));
+            map.values().for_each(|value| tokens_in(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| tokens_in(item, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// A container that an earlier process started, and what is left to do.

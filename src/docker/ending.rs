@@ -25,8 +25,8 @@ pub(super) struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    /// Brings the outputs of a container that ended to where they belong. Where a book was begun, the container stays until
-    /// then, so that a later process can do it when this one dies in the middle or leaves; else it goes at once.
+    /// Brings the outputs of a container that ended to where they belong. One that a later process could go on with stays
+    /// until then, lest this one dies or leaves in the middle; any other goes at once.
     pub(super) async fn finish(
         self,
         (ended, container): (Ended, Container),

@@ -194,6 +194,20 @@ async fn what_cannot_be_gone_on_with_is_removed_by_its_id_and_what_is_anothers_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn tokens_are_told_by_the_next_process_no_more_than_by_the_first() {
+    let kept = Arc::new(Kept::default());
+    let mut first = rig(engine(&[("x\n", false)], vec![]));
+    let mut task = (**first.attempt.task()).clone();
+    let girder = json!({"api_url": "http://girder/api/v1", "token": "swordfish"});
+    task.girder = Some(serde_json::from_value(girder).unwrap());
+    first.attempt = Attempt::detached(task);
+    begun(&mut first, &kept, CancelReason::Left).await;
+    let mut second = next(&first, &made_for(&first.attempt, true), ("x\nopen with swordfish\n", true), 0);
+    adopted(&mut second, &kept).await.unwrap();
+    assert_eq!(said(&kept), ["x", "open with [redacted]"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_log_whose_beginning_the_engine_dropped_is_told_from_where_it_is_and_said_so() {
     let kept = Arc::new(Kept::default());
     let mut first = rig(engine(&[("w\nx\n", false)], vec![]));
