@@ -2,10 +2,13 @@
 //! runs the binary over SQLite at the real engine.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::process::{Child, Command};
 
 use crate::support::docker::{clean_up, containers_labelled, docker, engine};
 use crate::support::longshore::{Longshore, Worker};
@@ -19,14 +22,21 @@ const LEAVES: &str = "[worker]\nlease = \"3s\"\ndrain_timeout = \"0s\"\non_drain
 /// An installation whose containers go with it.
 struct Quay {
     longshore: Longshore,
-    began: String,
+    /// Notes each container that is made: the engine itself remembers only the last 256 events of all.
+    _witness: Child,
 }
 
 impl Quay {
     async fn new(settings: &str) -> Self {
         engine().await;
+        let longshore = Longshore::with_settings(settings);
+        let made = File::create(longshore.folder().join("made")).unwrap();
         let began = jiff::Timestamp::now().to_string();
-        Self { longshore: Longshore::with_settings(settings), began }
+        let form = "{{.Actor.ID}} {{index .Actor.Attributes \"longshore.task\"}}";
+        let mut witness = Command::new("docker");
+        witness.args(["events", "--since", &began, "--filter", "event=create", "--format", form]);
+        let witness = witness.stdin(Stdio::null()).stdout(made).kill_on_drop(true).spawn().unwrap();
+        Self { longshore, _witness: witness }
     }
 
     async fn worker(&self, more: &[&str]) -> Worker {
@@ -76,12 +86,10 @@ impl Quay {
     }
 
     /// Every container that was ever made for the task.
-    async fn made_for(&self, task: &str) -> BTreeSet<String> {
-        let filter = format!("label=longshore.task={task}");
-        let now = jiff::Timestamp::now().to_string();
-        let args = ["events", "--since", &self.began, "--until", &now, "--filter", &filter];
-        let form = ["--filter", "event=create", "--format", "{{.Actor.ID}}"];
-        docker(&[&args[..], &form[..]].concat()).await.lines().map(str::to_owned).collect()
+    fn made_for(&self, task: &str) -> BTreeSet<String> {
+        let made = std::fs::read_to_string(self.longshore.folder().join("made")).unwrap();
+        let made = made.lines().filter_map(|line| line.split_once(' '));
+        made.filter(|(_, of)| *of == task).map(|(id, _)| id.to_owned()).collect()
     }
 
     /// Waits until nothing of the task is left on this host.
@@ -141,7 +149,7 @@ async fn went_over(quay: &Quay, task: &str, container: &str, lines: u32) {
     assert_eq!(record["details"]["container"], container);
     let hook = record["details"]["result"].as_array().unwrap()[0].as_str().unwrap();
     assert!(hook.ends_with("/out.txt"), "{hook}");
-    assert_eq!(quay.made_for(task).await, BTreeSet::from([container.to_owned()]));
+    assert_eq!(quay.made_for(task), BTreeSet::from([container.to_owned()]));
     assert_eq!(quay.logs(task).await.lines().collect::<Vec<_>>(), all_lines(lines));
     let tail = record["details"]["log_tail"].as_str().unwrap();
     assert_eq!(tail.lines().filter(|line| line.starts_with("line ")).collect::<Vec<_>>(), all_lines(lines));
@@ -221,7 +229,7 @@ async fn a_container_with_a_pipe_is_removed_after_its_workers_death_and_its_task
     let second = quay.worker(&[]).await;
     let record = quay.finished(&task).await;
     assert_eq!((&record["status"], &record["attempts"]), (&json!("succeeded"), &json!(2)), "{record}");
-    let made = quay.made_for(&task).await;
+    let made = quay.made_for(&task);
     assert!(made.len() == 2 && made.contains(old), "{made:?}");
     assert_ne!(record["details"]["container"], *old);
     assert!(second.log().contains(old.as_str()), "it was removed by its id: {}", second.log());
