@@ -87,7 +87,9 @@ pub(super) async fn adopt(room: &Arc<Room>, attempt: Attempt) -> Result<Box<dyn 
     let standing = told.standing.clone();
     resume(&attempt, &begun, told, &book);
     let report = attempt.report();
-    secrets_of(&task).iter().for_each(|secret| report.redact(secret));
+    for secret in &secrets_of(&task) {
+        report.redact(secret);
+    }
     report.describe(|details| details.container = Some(found.id.clone()));
     if standing.started.is_none() {
         // Its start was not told any more.
