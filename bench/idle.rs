@@ -120,7 +120,10 @@ fn start(state: &Path) -> Outcome<Child> {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LONGSHORE_")) {
         command.env_remove(name);
     }
-    command.env("LONGSHORE_STATE_DIR", state).env_remove("TMPDIR");
+    command
+        .env("LONGSHORE_STATE_DIR", state)
+        .env("LONGSHORE_WORKER__DISK_HIGH_WATER", "1")
+        .env_remove("TMPDIR");
     Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?)
 }
 

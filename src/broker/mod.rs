@@ -369,7 +369,7 @@ pub struct Presence {
     /// The file systems that tasks fill; empty when it does not tell.
     #[serde(default)]
     pub disks: Vec<Disk>,
-    /// `running`, `paused`, `draining` or `stopping`.
+    /// `running`, `short of disk` (it takes nothing until there is room), `paused`, `draining` or `stopping`.
     pub phase: String,
     /// When this was said.
     pub seen: Timestamp,

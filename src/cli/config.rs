@@ -11,8 +11,18 @@ use super::global::Global;
 use super::output::Output;
 use crate::config::{FileChoice, load};
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore config default >/etc/longshore.toml    a file to begin with
+  longshore config check ./longshore.toml          everything that is wrong with a file, by line
+  LONGSHORE_WORKER__CONCURRENCY=8 longshore config show
+
+What a flag says outweighs a LONGSHORE_ variable, which outweighs the file, which outweighs the
+default. Exit codes: 0 it is right, 2 something is wrong.";
+
 /// Tell the settings in force, check a file, print the template.
 #[derive(Debug, Subcommand)]
+#[command(after_help = EXAMPLES)]
 pub(crate) enum ConfigCommand {
     /// Print every setting in force and where it came from
     Show,

@@ -16,8 +16,20 @@ use crate::task::{
     ContentType, Decoded, Limits, Priority, QueueName, RawMessage, Task, TaskId, envelope, message,
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore dead list                              which there are, and why
+  longshore dead show 7                            what letter 7 holds, without its tokens
+  longshore dead show --raw 7 | longshore decode - what it would mean, or why it is refused
+  longshore dead requeue 7 8                       try them again, once the cause is mended
+  longshore dead drop 9                            remove one for good
+
+A message is parked as a dead letter, with its original bytes, when no worker can read it or knows
+its kind, and when its task brought down its worker too often (worker.poison_limit).";
+
 /// Look at dead letters, bring them back or remove them.
 #[derive(Debug, Subcommand)]
+#[command(after_help = EXAMPLES)]
 pub(crate) enum DeadCommand {
     List(List),
     Show(Show),

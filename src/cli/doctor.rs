@@ -15,9 +15,16 @@ use crate::docker::engine::Survey;
 use crate::docker::{Address, DockerApi};
 use crate::worker;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore doctor
+  longshore --broker sqlite:///srv/longshore.db doctor --output json
+
+Each thing that is found comes with its remedy. Exit codes: 0 nothing is broken, 3 something is.";
+
 /// Look for what is missing: engine, disk, broker, store, policy, clock.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 nothing is broken, 3 something is.")]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Doctor {
     /// Leave out what takes long or asks the engine
     #[arg(long)]

@@ -17,7 +17,8 @@ Examples:
   longshore events --task last
   longshore events --since 1h --kind failed --kind dead | jq -r .subject
 
-Each line is a CloudEvent 1.0 in JSON; longshore schema event tells its form.";
+Each line is a CloudEvent 1.0 in JSON; longshore schema event tells its form. Without --follow the
+command ends with the newest event; events are kept for events.age.";
 
 /// Print events as lines of JSON.
 #[derive(Debug, Args)]

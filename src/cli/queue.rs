@@ -10,8 +10,19 @@ use super::output::age;
 use crate::broker::{Intake, WaitingQuery};
 use crate::task::QueueName;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore queue list                  what is ready, leased, delayed and dead in each queue
+  longshore queue pause nightly         keep what is queued where it is; what runs goes on
+  longshore queue resume nightly        hand it out again
+  longshore queue purge nightly         tell how many would go; --yes removes them
+
+A queue comes into being with the first task that is submitted to it, and workers fetch from those
+that they name: longshore worker --queue nightly.";
+
 /// Look at queues, halt and empty them.
 #[derive(Debug, Subcommand)]
+#[command(after_help = EXAMPLES)]
 pub(crate) enum QueueCommand {
     /// List queues and what is in them
     List,
@@ -36,7 +47,7 @@ pub(crate) struct Purge {
     /// Name of the queue
     #[arg(value_name = "QUEUE")]
     queue: QueueName,
-    /// Really
+    /// Do it; without it, only tell how many tasks would be gone
     #[arg(long)]
     yes: bool,
 }

@@ -9,8 +9,16 @@ use crate::events::cloudevent::CloudEvent;
 use crate::store::Record;
 use crate::task;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore schema task >task.schema.json
+  longshore schema event | jq '.properties | keys'
+
+A file of this form is submitted with longshore submit --file task.json.";
+
 /// Print the JSON Schema of a task, an event or a result.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct SchemaCommand {
     /// task: the native envelope; event: what events prints; result: what task show prints
     #[arg(value_enum, value_name = "WHAT")]

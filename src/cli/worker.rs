@@ -20,7 +20,8 @@ Examples:
 
 One line is printed when the worker takes tasks. The first SIGTERM or SIGINT drains it: it takes
 nothing new and ends when what runs has ended, at the latest after the drain's time. A second
-one ends it at once. The exit code is 3 when something was left behind.";
+one ends it at once. Exit codes: 0 drained, 2 wrong usage or settings, 3 something was left
+behind, or broker or store failed.";
 
 /// Take tasks and run them until a signal ends it, or look at workers and steer them.
 #[derive(Debug, Args)]

@@ -67,6 +67,11 @@ pub(super) fn disk(folder: &std::path::Path) -> Option<Disk> {
     })
 }
 
+/// Whether intake pauses for want of disk.
+pub(super) fn is_short_of_disk(settings: &super::Settings) -> bool {
+    disk_used(&settings.work_dir).is_some_and(|used| used > settings.disk_high_water)
+}
+
 /// Share of the file system of `folder` that is used; `None` where that cannot be told.
 fn disk_used(folder: &std::path::Path) -> Option<f64> {
     let found = nix::sys::statvfs::statvfs(folder).ok()?;

@@ -136,8 +136,16 @@ pub(super) fn presence(context: &Context) -> Presence {
         busy: u32::try_from(busy).unwrap_or(u32::MAX),
         pool: settings.pool.clone(),
         disks: super::stager::disk(&settings.work_dir).into_iter().collect(),
-        phase: context.lifecycle.phase().as_str().to_owned(),
+        phase: phase(context).to_owned(),
         seen: now,
         deadline: now + settings.presence_interval * 3,
+    }
+}
+
+/// What [`Presence::phase`] says.
+fn phase(context: &Context) -> &'static str {
+    match context.lifecycle.phase() {
+        LifePhase::Running if super::stager::is_short_of_disk(&context.settings) => "short of disk",
+        phase => phase.as_str(),
     }
 }

@@ -5,12 +5,14 @@
 pub mod handlers;
 pub mod instance;
 pub mod machine;
+mod supervisor;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
 use crate::broker::{self, Broker, BrokerError, BrokerUrl, Command, OpenOptions, Submission};
@@ -194,27 +196,49 @@ impl Worker {
 /// Whether everything it had was settled.
 pub async fn serve(settings: &Settings, ready: impl FnOnce(&Worker)) -> Result<bool, WorkerError> {
     let worker = Worker::start(settings).await?;
+    // Before anybody is told: a signal that comes at once must drain it, not kill it.
+    let heard = Signals::listen();
     ready(&worker);
-    let lifecycle = worker.lifecycle.clone();
+    supervisor::ready(&worker);
     let signals = Crew::new();
-    signals.spawn("signals", heed_signals(lifecycle));
+    signals.spawn("signals", heed_signals(heard, worker.lifecycle.clone()));
     Ok(worker.ended().await)
 }
 
-async fn heed_signals(lifecycle: Lifecycle) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be heard: this worker ends only when it is killed");
-        return;
-    };
+/// What asks a worker to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Hears them from now on; `None`, told in the log, when it cannot.
+    fn listen() -> Option<Self> {
+        let listen = || {
+            Ok(Self {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            })
+        };
+        let listening: std::io::Result<Self> = listen();
+        listening
+            .inspect_err(|error| {
+                tracing::error!(%error, "signals cannot be heard: this worker ends only when it is killed");
+            })
+            .ok()
+    }
+}
+
+async fn heed_signals(signals: Option<Signals>, lifecycle: Lifecycle) {
+    let Some(Signals { mut terminate, mut interrupt }) = signals else { return };
     for phase in [LifePhase::Draining, LifePhase::Killed] {
         tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
         if phase == LifePhase::Draining {
             tracing::info!("draining: what runs is finished; a second signal ends at once");
+            supervisor::draining();
         } else {
             tracing::warn!("ending at once: what runs is left to others");
         }
@@ -240,6 +264,8 @@ pub async fn run_once(
         protect_worker: Some(false),
     });
     settings.worker.queues = vec![task.queue.to_string()];
+    // Somebody waits for it at a terminal: it fails for want of disk rather than wait for it.
+    settings.worker.disk_high_water = 1.0;
     let options = open_options(&settings, &identity)?;
     let url = BrokerUrl::parse(&format!("memory:{}", Uuid::now_v7()))?;
     let broker = broker::open(&url, &options).await?;

@@ -12,8 +12,13 @@ use crate::cli::watch::{Standing, Watch, tell_ends, unknown};
 use crate::units::Span;
 
 const EXAMPLES: &str = "\
-The request is durable: a queued task is dropped when a worker meets it, and never starts. A running container gets its
-stop signal, and is killed after docker.stop_grace.";
+Examples:
+  longshore task cancel last
+  longshore task cancel --wait --timeout 30s --reason 'wrong input' 0192e1c4-5f7a-7cc3-98c4-dc0c0c07398f
+
+The request is durable: a queued task is dropped when a worker meets it, and never starts. A running
+container gets its stop signal, and is killed after docker.stop_grace. With --wait the exit code is
+0 when they ended, however that was, and 3 when they did not in time.";
 
 /// Ask for the end of tasks, wherever they are.
 #[derive(Debug, Args)]

@@ -1,5 +1,7 @@
 //! `task explain`: why a task does not run, and which of the workers that live could run it.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
@@ -20,9 +22,10 @@ Examples:
   longshore task explain last
   longshore task explain last --output json | jq '.workers[] | select(.fits)'
 
-What holds the task is told first: a paused queue, a time that has not come, tasks before it, no worker, a cancel. Then each
-worker that lives, and what keeps it from running the task: queue, kind, version, processors, memory, GPUs, platform
-or another resource. What the task asks for is read with the [[rules]] of the settings at hand.";
+What holds the task comes first: a paused queue, a time that has not come, tasks before it, a
+cancel. Then each worker that lives, and what keeps it from running the task: queue, kind, version,
+processors, memory, GPUs, platform or another resource. What the task asks for is read with the
+[[rules]] of the settings at hand.";
 
 /// Tell why a task does not run, and which workers could run it.
 #[derive(Debug, Args)]
@@ -217,7 +220,9 @@ impl Facts {
             ));
         }
         if here.iter().all(|worker| worker.phase != "running") {
-            return Some(format!("every worker of {name} is stopping and takes nothing new"));
+            let phases: BTreeSet<&str> = here.iter().map(|worker| worker.phase.as_str()).collect();
+            let phases = phases.into_iter().collect::<Vec<_>>().join(" or ");
+            return Some(format!("every worker of {name} is {phases} and takes nothing new"));
         }
         let fits: Vec<Fit> = self.fits().into_iter().filter(|fit| fit.fits).collect();
         if fits.is_empty() {
@@ -226,8 +231,11 @@ impl Facts {
         let able = here.iter().filter(|worker| fits.iter().any(|fit| fit.worker == worker.worker));
         let lanes = able.clone().map(|worker| worker.lanes).sum::<u32>();
         able.clone().all(|worker| worker.busy >= worker.lanes).then(|| {
-            let workers = if fits.len() == 1 { "worker" } else { "workers" };
-            format!("all {lanes} slots of the {} {workers} that could run it are taken", fits.len())
+            let workers = match fits.len() {
+                1 => "only worker".to_owned(),
+                count => format!("{count} workers"),
+            };
+            format!("all {lanes} slots of the {workers} that could run it are taken")
         })
     }
 }

@@ -105,7 +105,7 @@ fn each_worker_is_told_with_what_it_lacks_for_the_task() {
     let small = pooled("small", Pool { cpus: 1.0, memory: 1 << 30, ..pool() });
     let arm = pooled("arm", Pool { platform: "linux/arm64".to_owned(), ..pool() });
     let gpu = Pool { gpus: vec!["0".to_owned()], custom: [("licence".to_owned(), 1)].into(), ..pool() };
-    let elsewhere = Presence { queues: vec![], ..pooled("elsewhere", pool()) };
+    let elsewhere = Presence { worker: "elsewhere".to_owned(), pool: pool(), ..worker(&["gpu"], 0) };
     let leaving = Presence { phase: "draining".to_owned(), kinds: vec![], ..pooled("leaving", pool()) };
     let full = Presence { busy: 2, ..pooled("full", pool()) };
     let two = Resources { cpus: Some(2.0), memory: Some(Size(2 << 30)), ..Resources::default() };

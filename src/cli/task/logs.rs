@@ -21,9 +21,9 @@ Examples:
   longshore task logs --follow last 2>/dev/null | grep error
   longshore task logs last --output json | jq -r .data.text
 
-The container's standard output goes to standard output; its standard error and the worker's notes go to standard
-error. Of a task that was tried again, all attempts are shown, each after a line that names it. Events are kept for
-events.age; after that, the end of the log stands in the record.";
+The container's standard output goes to standard output; its standard error and the worker's notes
+go to standard error. Of a task that was tried again, all attempts are shown, each after a line that
+names it. Events are kept for events.age; after that, the end of the log stands in the record.";
 
 /// Print what a task said.
 #[derive(Debug, Args)]

@@ -21,8 +21,18 @@ use crate::broker::Broker;
 use crate::store::ResultStore;
 use crate::task::TaskId;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore task list --status failed --since 1d     what went wrong since yesterday
+  longshore task show last                           all that is recorded of the newest task
+  longshore task logs --follow last                  what it says, while it says it
+  longshore task explain last                        why it does not run
+
+Tasks are named by the id that submit prints; last is the newest one.";
+
 /// Look at tasks, wait for them, cancel or retry them.
 #[derive(Debug, Subcommand)]
+#[command(after_help = EXAMPLES)]
 pub(crate) enum TaskCommand {
     List(list::List),
     Show(show::Show),

@@ -14,8 +14,13 @@ use crate::store::{Record, Status};
 use crate::task::{Task, TaskId, envelope};
 
 const EXAMPLES: &str = "\
-The task keeps its id and counts its attempts anew; its earlier result is replaced by the new one. Tasks that
-succeeded are not run again: submit them anew. Dead letters come back with longshore dead requeue.";
+Examples:
+  longshore task retry --wait last
+  longshore task retry $(longshore task list --status failed --output json | jq -r '.tasks[].id')
+
+The task keeps its id and counts its attempts anew; its earlier result is replaced by the new one.
+Tasks that succeeded are not run again: submit them anew. Dead letters come back with longshore
+dead requeue. With --wait the exit code is 1 when one did not succeed.";
 
 /// Run tasks again that failed or were canceled.
 #[derive(Debug, Args)]

@@ -14,8 +14,18 @@ use crate::cli::watch::{Standing, end_in_words, unknown};
 use crate::store::Record;
 use crate::units::Size;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore task show last
+  longshore task show last --output json | jq .details.exit_code
+
+State, attempts, image and its digest, the times of each phase, exit code, processor time and peak
+memory, bytes of each stream, and the end of the log. longshore schema result tells the form of the
+JSON; longshore task logs prints the whole log.";
+
 /// Show everything known of a task.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Show {
     /// Id of the task; last: the newest one
     #[arg(value_name = "ID")]

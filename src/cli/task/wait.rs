@@ -14,7 +14,8 @@ Examples:
   longshore task wait --progress last
   longshore task wait --timeout 1h $(longshore submit --count 10 busybox:latest true)
 
-Exit codes: 0 all succeeded, 1 one failed, was canceled or parked, 2 no such task, 3 not ended in time or no answer.";
+Exit codes: 0 all succeeded; 1 one failed, was canceled or parked; 2 no such task; 3 not ended in
+time, purged meanwhile, or no answer from broker or store.";
 
 /// Wait until tasks ended, and tell how.
 #[derive(Debug, Args)]

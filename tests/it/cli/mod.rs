@@ -72,6 +72,8 @@ impl Harbour {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
         command.env_clear().env("LONGSHORE_STATE_DIR", self.path()).env("LONGSHORE_CONFIG", "");
+        // However full the disk of the machine that runs the tests is.
+        command.env("LONGSHORE_WORKER__DISK_HIGH_WATER", "1");
         command.env("COLUMNS", "100").env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.args(args).stdin(Stdio::null());
         command
@@ -97,18 +99,7 @@ impl Harbour {
 
     /// A worker on this state folder, once it takes tasks.
     fn worker(&self, args: &[&str]) -> Worker {
-        let mut command = self.command(&[&["worker", "--name", "quay"], args].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line)
-            .unwrap();
-        let mut worker = Worker { child };
-        if !line.contains("ready") {
-            worker.child.kill().unwrap();
-            let output = worker.child.wait_with_output_of();
-            panic!("not ready: {line}{output}");
-        }
-        worker
+        Worker::ready(self.command(&[&["worker", "--name", "quay"], args].concat()))
     }
 
     /// The broker, opened in this process.
@@ -133,6 +124,21 @@ struct Worker {
 }
 
 impl Worker {
+    /// Starts it and waits until it takes tasks.
+    fn ready(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line)
+            .unwrap();
+        let mut worker = Self { child };
+        if !line.contains("ready") {
+            worker.child.kill().unwrap();
+            let output = worker.child.wait_with_output_of();
+            panic!("not ready: {line}{output}");
+        }
+        worker
+    }
+
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }

@@ -19,6 +19,25 @@ fn a_worker_says_that_it_is_ready_and_ends_well_when_asked() {
 }
 
 #[test]
+fn a_worker_tells_its_service_manager_when_it_is_ready_and_when_it_drains() {
+    let harbour = Harbour::new();
+    let address = harbour.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&address).unwrap();
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let mut command = harbour.command(&["worker", "--queue", "a", "--concurrency", "3"]);
+    command.env("NOTIFY_SOCKET", &address).stdout(std::process::Stdio::null());
+    let worker = super::Worker { child: command.spawn().unwrap() };
+    let heard = || {
+        let mut buffer = [0; 1_024];
+        let bytes = manager.recv(&mut buffer).expect("the worker tells something");
+        String::from_utf8(buffer[..bytes].to_vec()).unwrap()
+    };
+    assert_eq!(heard().trim_end(), "READY=1\nSTATUS=3 slots, queues a");
+    worker.signal(Signal::SIGTERM);
+    assert!(heard().starts_with("STOPPING=1\n"));
+}
+
+#[test]
 fn a_worker_whose_flags_are_wrong_says_which() {
     let harbour = Harbour::new();
     let told = harbour.run(&["worker", "--drain-timeout", "soon"]).bad(2);
@@ -98,6 +117,23 @@ fn a_worker_takes_from_every_broker_and_queue_that_it_names() {
         let wait = ["--broker", broker, "--store", &near, "task", "wait", "--timeout", "20s", &id];
         assert_eq!(harbour.run(&wait).good(), format!("{id}  succeeded\n"), "{queue} of {broker}");
     }
+}
+
+#[tokio::test]
+async fn a_full_disk_pauses_a_worker_that_tells_of_it_and_stops_no_run() {
+    engine().await;
+    let harbour = Harbour::new();
+    let full = |args: &[&str]| {
+        let mut command = harbour.command(args);
+        command.env("LONGSHORE_WORKER__DISK_HIGH_WATER", "0.000001");
+        command
+    };
+    let ran = super::Ran::of(&full(&["run", "busybox:latest", "echo", "hi"]).output().unwrap());
+    assert_eq!((ran.code, ran.out.as_str()), (0, "hi\n"), "{}", ran.err);
+    let _worker = super::Worker::ready(full(&["worker", "--name", "quay"]));
+    let id = harbour.ping("{}", &[]);
+    let told = harbour.run(&["task", "explain", &id]).good();
+    assert!(told.contains("every worker of default is short of disk and takes nothing new"), "{told}");
 }
 
 #[test]

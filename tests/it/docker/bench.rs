@@ -79,7 +79,7 @@ impl Bench {
     }
 
     /// Who looks after what attempts of this instance left; no record tells of any.
-    pub(super) fn reaper(&self) -> Reaper {
+    pub(crate) fn reaper(&self) -> Reaper {
         self.handler.reaper(&self.identity(), MemoryStore::named(""), Duration::from_secs(300))
     }
 

@@ -3,8 +3,10 @@
 mod adopt;
 pub(crate) mod bench;
 mod endings;
+mod housed;
 mod images;
 mod output;
 mod pipes;
+mod podman;
 mod requests;
 mod streams;

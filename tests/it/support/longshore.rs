@@ -64,6 +64,8 @@ impl Longshore {
                 command.env_remove(name);
             }
         }
+        // However full the disk of the machine that runs the tests is.
+        command.env("LONGSHORE_WORKER__DISK_HIGH_WATER", "1");
         command.arg("--config").arg(self.folder.path().join("longshore.toml")).args(args);
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command

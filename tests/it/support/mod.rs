@@ -9,6 +9,7 @@ pub(crate) mod girder;
 pub(crate) mod image;
 pub(crate) mod longshore;
 pub(crate) mod nats;
+pub(crate) mod podman;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod rabbitmq;

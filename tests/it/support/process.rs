@@ -164,7 +164,7 @@ fn end(child: &mut Child) {
 }
 
 /// The same command, killed by the kernel when the starting thread ends.
-pub(super) fn tied_to_this_thread(command: &Command) -> Command {
+pub(crate) fn tied_to_this_thread(command: &Command) -> Command {
     let mut tied = Command::new("setpriv");
     tied.args([OsStr::new("--pdeathsig"), OsStr::new("KILL"), OsStr::new("--"), command.get_program()]);
     tied.args(command.get_args());
