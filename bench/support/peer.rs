@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::process::{self, Leashed};
@@ -24,7 +25,7 @@ pub(crate) struct Node {
     folder: TempDir,
     address: String,
     queues: AtomicU32,
-    _server: Leashed,
+    server: Leashed,
 }
 
 /// A moment in which a worker's process marked something, in seconds on the machine's clock.
@@ -108,6 +109,7 @@ impl Peer {
     /// girder_worker with nothing to do.
     pub(crate) async fn idle(&self, settle: Duration, watch: Duration) -> Outcome<Option<Idle>> {
         let Ok(node) = self.node() else { return Ok(None) };
+        let _awake = node.wake();
         let begin = Instant::now();
         let (mut worker, log) = node.worker("girder", 2, "info")?;
         let is_ready = || std::fs::read_to_string(&log).is_ok_and(|told| told.contains(" ready."));
@@ -127,6 +129,15 @@ impl Peer {
         let woken = since.map(|(process, before)| process::wakeups_since(*process, before));
         let wakeups = woken.sum::<Outcome<f64>>()? / watch.as_secs_f64();
         Ok(Some(Idle { ready, resident, wakeups }))
+    }
+}
+
+/// While it lives, the server runs.
+struct Awake(Vec<u32>);
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        process::signal(&self.0, Signal::SIGSTOP);
     }
 }
 
@@ -150,7 +161,17 @@ impl Node {
         eventually("RabbitMQ accepts (apt-get install rabbitmq-server)", NODE_READY, &mut server, accepts)
             .await?;
         let address = format!("amqp://guest:guest@127.0.0.1:{port}//");
-        Ok(Self { folder, address, queues: AtomicU32::new(0), _server: server })
+        let node = Self { folder, address, queues: AtomicU32::new(0), server };
+        drop(node.wake());
+        Ok(node)
+    }
+
+    /// Lets the server run until the guard is dropped. In between it is stopped: what is measured then is alone on the machine,
+    /// as the Python worker is in its turn.
+    fn wake(&self) -> Awake {
+        let processes = self.server.members();
+        process::signal(&processes, Signal::SIGCONT);
+        Awake(processes)
     }
 
     /// Queues `work` first, then lets a worker of `app` do it until `what` was marked `count` times.
@@ -160,6 +181,7 @@ impl Node {
         work: &[&str],
         (what, count): (&str, usize),
     ) -> Outcome<Vec<Moment>> {
+        let _awake = self.wake();
         self.queues.fetch_add(1, Ordering::Relaxed);
         let mut publish = self.command("python");
         publish.arg(script("publish.py")).args(work).stdin(Stdio::null()).stdout(Stdio::null());

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeValLike;
+use nix::unistd::Pid;
 
 use super::Outcome;
 
@@ -121,4 +123,11 @@ pub(crate) fn wakeups_since(process: u32, before: &HashMap<OsString, f64>) -> Ou
 fn field(status: &str, name: &str) -> Option<f64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name))?;
     value.split_whitespace().next()?.parse().ok()
+}
+
+/// Sends `signal` to all of `processes` that still are.
+pub(crate) fn signal(processes: &[u32], signal: Signal) {
+    for process in processes.iter().filter_map(|process| i32::try_from(*process).ok()) {
+        let _ = kill(Pid::from_raw(process), signal);
+    }
 }
