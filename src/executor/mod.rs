@@ -8,6 +8,7 @@ pub mod intake;
 pub mod keeper;
 pub mod lane;
 pub mod queue;
+mod replay;
 pub mod resources;
 pub mod schedule;
 pub mod settle;
@@ -31,6 +32,7 @@ use crate::handler::{Handler, Identity};
 use crate::ledger::{Ledger, LivePhase};
 use crate::lifecycle::{LifePhase, Lifecycle};
 use crate::retry::RetryPolicy;
+use crate::store::journal::Journal;
 use crate::store::{Owner, ResultStore, Retention};
 use crate::task::{Limits, QueueName};
 
@@ -74,6 +76,8 @@ pub struct Settings {
     pub log: LogLimits,
     /// The file system that staging fills; intake pauses while it is fuller than `disk_high_water`.
     pub work_dir: PathBuf,
+    /// Where ends of attempts wait for a store that is away.
+    pub journal: Journal,
     /// Share of the file system, 0-1.
     pub disk_high_water: f64,
     /// Where Celery tasks of names that are not ours are passed on to.
@@ -171,7 +175,11 @@ impl Executor {
         let share = (room / sources.len().max(1)).max(1);
         for (broker, bus) in sources {
             let source = Arc::new(SourceRuntime { broker, bus });
-            fetching.spawn("fetch", intake::fetch(context.clone(), source.clone(), share));
+            let (taking, from) = (context.clone(), source.clone());
+            fetching.spawn("fetch", async move {
+                replay::run(&taking, &from).await;
+                intake::fetch(taking, from, share).await;
+            });
             crew.spawn("commands", upkeep::commands(context.clone(), source.clone(), background.clone()));
             crew.spawn("upkeep", upkeep::run(context.clone(), source, background.clone()));
         }

@@ -22,7 +22,7 @@ use crate::handler::LEFT;
 use crate::lifecycle::LifePhase;
 use crate::retry::RetryPolicy;
 use crate::store::{Expected, Outcome, Put, Record, Revision, Status, StoreError, Versioned};
-use crate::task::{Fence, Task, envelope};
+use crate::task::{Fence, Task, TaskId, envelope};
 
 /// How an attempt ends.
 #[derive(Debug, PartialEq)]
@@ -258,13 +258,13 @@ async fn settle(context: &Context, hold: &super::keeper::Hold, settlement: Settl
     }
 }
 
-/// Stores `record` under its fence. While the store is away it is tried again, with the lease kept; `false`: another attempt
-/// has taken the task over, or this process is being killed.
+/// Stores `record` under its fence. While the store is away it is tried again, with the lease kept, and the end of a task is
+/// journaled for the next process. `false`: another attempt has taken the task over, or this process is being killed.
 async fn store(context: &Context, record: &Record, mut revision: Revision) -> bool {
     let mut failures = 0_u32;
-    loop {
+    let stored = loop {
         match context.store.put(record, Expected::At(revision)).await {
-            Ok(Put::Stored(_)) => return true,
+            Ok(Put::Stored(_)) => break true,
             Ok(Put::Conflict(Some(found)))
                 if found.record.fence == record.fence && !found.record.status.is_finished() =>
             {
@@ -274,22 +274,43 @@ async fn store(context: &Context, record: &Record, mut revision: Revision) -> bo
             Ok(Put::Conflict(None)) => {
                 // The store lost its data: nobody else has begun, so this is still the truth.
                 match context.store.put(record, Expected::Absent).await {
-                    Ok(Put::Stored(_)) => return true,
-                    Ok(Put::Conflict(Some(found))) if found.record.fence > record.fence => return false,
+                    Ok(Put::Stored(_)) => break true,
+                    Ok(Put::Conflict(Some(found))) if found.record.fence > record.fence => break false,
                     Ok(Put::Conflict(_)) | Err(_) => {}
                 }
             }
             Ok(Put::Conflict(Some(found))) => {
                 tracing::warn!(task = %record.id, fence = %found.record.fence, "another attempt has taken it over");
-                return false;
+                break false;
             }
             Err(error) => {
                 tracing::warn!(task = %record.id, %error, "its end waits for the store");
+                if failures == 0 && record.status.is_finished() {
+                    keep(context, record).await;
+                }
                 if !again(context, &mut failures).await {
+                    // What is journaled stays for the next process.
                     return false;
                 }
             }
         }
+    };
+    if failures > 0 {
+        forget(context, &record.id).await;
+    }
+    stored
+}
+
+async fn keep(context: &Context, record: &Record) {
+    if let Err(error) = context.settings.journal.keep(record).await {
+        tracing::error!(task = %record.id, %error, "its end waits in memory only: it cannot be journaled");
+    }
+}
+
+/// Forgets a journaled end that is recorded or overtaken.
+pub(super) async fn forget(context: &Context, task: &TaskId) {
+    if let Err(error) = context.settings.journal.forget(task).await {
+        tracing::warn!(%task, %error, "its journaled end stays; it is looked at again at the next start");
     }
 }
 

@@ -3,6 +3,7 @@
 //! The record is the one authority on attempts: it hands out fences, counts starts, and holds the outbox of what a
 //! finished task still owes to sinks. Brokers are at least once; the record is what makes their repetitions harmless.
 
+pub mod journal;
 pub mod memory;
 pub mod record;
 pub mod redis;

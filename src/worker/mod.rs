@@ -31,6 +31,7 @@ use crate::lifecycle::{LifePhase, Lifecycle};
 use crate::pipeline::conduit::HostStreams;
 use crate::policy::mount::Root;
 use crate::policy::rules::BindsSettings;
+use crate::store::journal::Journal;
 use crate::store::{self, Record, ResultStore, Retention, StoreError};
 use crate::task::{ContentType, IdError, Limits, QueueName, Task};
 
@@ -157,7 +158,7 @@ impl Worker {
             .collect();
         let names = sources.iter().map(|(broker, _)| broker.name.clone()).collect();
         let parts = Parts {
-            settings: executor_settings(settings, lanes, &queues),
+            settings: executor_settings(settings, &identity, lanes, &queues),
             sources,
             store,
             handlers,
@@ -328,7 +329,12 @@ fn queues(settings: &Settings) -> Result<Vec<QueueName>, IdError> {
     settings.worker.queues.iter().map(|name| QueueName::new(name.as_str())).collect()
 }
 
-fn executor_settings(settings: &Settings, lanes: usize, queues: &[QueueName]) -> executor::Settings {
+fn executor_settings(
+    settings: &Settings,
+    identity: &Identity,
+    lanes: usize,
+    queues: &[QueueName],
+) -> executor::Settings {
     let worker = &settings.worker;
     executor::Settings {
         lanes,
@@ -359,6 +365,7 @@ fn executor_settings(settings: &Settings, lanes: usize, queues: &[QueueName]) ->
             log_tail: usize::try_from(settings.events.log_tail.bytes()).unwrap_or(usize::MAX),
         },
         work_dir: settings.work_dir.clone(),
+        journal: Journal::at(settings.state_dir.join("journal").join(&*identity.instance)),
         disk_high_water: worker.disk_high_water,
         forward_unknown_to: QueueName::new(settings.celery.forward_unknown_to.as_str()).ok(),
         drain_timeout: worker.drain_timeout.get(),

@@ -10,7 +10,7 @@ use longshore::task::{Fence, Task};
 use super::rig::{LEASE, Rig, Scripted, settings, task};
 
 /// Waits until the worker has the task on a lane.
-async fn runs(script: &Scripted, count: usize) {
+pub(super) async fn runs(script: &Scripted, count: usize) {
     for _ in 0..1_000 {
         if script.count("run") >= count {
             return;

@@ -4,4 +4,5 @@ mod celery;
 mod ends;
 mod fences;
 mod flow;
+mod journal;
 mod rig;

@@ -19,6 +19,7 @@ use longshore::handler::{Admit, Attempt, Demand, Handler, Identity, Slot, Staged
 use longshore::ledger::Ledger;
 use longshore::lifecycle::{LifePhase, Lifecycle};
 use longshore::retry::RetryPolicy;
+use longshore::store::journal::Journal;
 use longshore::store::{self, Record, ResultStore, Retention};
 use longshore::task::{ArgMap, ContentType, Limits, QueueName, Task, TaskId};
 use longshore::units::Span;
@@ -196,6 +197,7 @@ pub(crate) fn settings(lanes: usize) -> Settings {
         upkeep_interval: Duration::from_secs(30),
         log: LogLimits::default(),
         work_dir: PathBuf::from("/proc"),
+        journal: Journal::at(PathBuf::from("/nonexistent/journal")),
         disk_high_water: 1.0,
         forward_unknown_to: None,
         drain_timeout: Duration::from_secs(60),
