@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod cancel;
+pub mod celery;
 pub mod cli;
 pub mod config;
 pub mod crew;

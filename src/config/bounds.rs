@@ -21,6 +21,14 @@ const SECOND: Span = Span::seconds(1);
 pub(super) const BOUNDS: &[Bound] = &[
     bound("connect_timeout", "more than 0", |s| s.connect_timeout > Span::seconds(0)),
     bound("worker.queues", "a list of at least one queue", |s| !s.worker.queues.is_empty()),
+    bound(
+        "worker.queues",
+        "without \"local\" on AMQP: Girder itself runs what it puts there, which needs its Python; leave that queue to a Python worker",
+        |s| {
+            let amqp = s.brokers.iter().any(|broker| broker.expose().starts_with("amqp"));
+            !amqp || s.worker.queues.iter().all(|queue| queue != "local")
+        },
+    ),
     bound("worker.lease", "at least 1s: workers prolong it at a third of it", |s| s.worker.lease >= SECOND),
     bound("worker.poison_limit", "at least 1", |s| s.worker.poison_limit >= 1),
     bound("worker.presence_interval", "at least 1s", |s| s.worker.presence_interval >= SECOND),

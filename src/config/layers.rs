@@ -81,6 +81,11 @@ const SHARED: &[(&str, &str)] = &[
     ("DOCKER_HOST", "docker.host"),
     ("DOCKER_CLIENT_TIMEOUT", "docker.client_timeout"),
     ("DOCKER_CONFIG", "docker.config_dir"),
+    ("CELERY_BROKER_URL", "brokers"),
+    ("GIRDER_WORKER_BROKER", "brokers"),
+    ("CELERY_RESULT_BACKEND", "celery.result_backend"),
+    ("GIRDER_WORKER_BACKEND", "celery.result_backend"),
+    ("DSA_WORKER_CONCURRENCY", "worker.concurrency"),
     ("GIRDER_WORKER_API_URL", "girder.job_api_url"),
     ("REQUESTS_CA_BUNDLE", "tls.ca_file"),
 ];

@@ -26,10 +26,22 @@ pub(super) fn resolve(settings: &mut Settings, sources: &Sources) -> Result<(), 
         let file = settings.state_dir.join("longshore.db");
         settings.brokers = vec![Address::new(format!("sqlite://{}", file.display()))];
     }
+    let speaks_celery = settings.brokers[0].expose().starts_with("amqp");
     if settings.store.is_empty() {
-        settings.store = settings.brokers[0].clone();
+        let results = &settings.celery.result_backend;
+        settings.store = match results.expose().split(':').next() {
+            Some("redis" | "rediss") if speaks_celery => results.clone(),
+            // RabbitMQ keeps no records.
+            _ if speaks_celery => {
+                Address::new(format!("sqlite://{}", settings.state_dir.join("longshore.db").display()))
+            }
+            _ => settings.brokers[0].clone(),
+        };
     }
     let worker = &mut settings.worker;
+    if speaks_celery && worker.queues == ["default"] {
+        worker.queues = vec!["celery".to_owned()];
+    }
     if worker.name.is_empty() {
         worker.name = host_name()?;
     }

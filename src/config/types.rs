@@ -59,6 +59,8 @@ pub struct Settings {
 pub struct Celery {
     /// The queue to which tasks of names that are not ours are passed on; empty: they are parked.
     pub forward_unknown_to: String,
+    /// Where results of Celery tasks go.
+    pub result_backend: Address,
 }
 
 /// The address of a broker or store; shown without its password.

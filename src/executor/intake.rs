@@ -157,6 +157,10 @@ async fn meet(
         Err(error) => return refuse(&context, &source, delivery, error).await,
     };
     tracing::debug!(task = %task.id, kind = task.kind, redelivered = delivery.redelivered, "received");
+    if let Some(reason) = celery::unsupported(&task) {
+        let error = TaskError::poison("canvas", reason);
+        return settle::without_attempt(&context, &source, &task, delivery, error).await;
+    }
     let Some(handler) = context.handlers.get(task.kind.as_str()).cloned() else {
         return unknown_kind(&context, &source, delivery, &task).await;
     };

@@ -17,12 +17,13 @@ use uuid::Uuid;
 
 use crate::broker::{self, Broker, BrokerError, BrokerUrl, Command, OpenOptions, Submission};
 use crate::cancel::{CancelReason, CancelScope};
+use crate::celery::{Backend, BackendError, Results};
 use crate::config::Settings;
 use crate::crew::Crew;
 use crate::error::TaskError;
 use crate::events::reporter::LogLimits;
 use crate::events::subject::Subject;
-use crate::events::{Bus, Event, EventFilter, EventStart};
+use crate::events::{Bus, Event, EventFilter, EventSink, EventStart};
 use crate::executor::{self, Executor, Parts};
 use crate::girder;
 use crate::handler::Identity;
@@ -48,6 +49,9 @@ pub enum WorkerError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Where results of Celery tasks go.
+    #[error(transparent)]
+    Results(#[from] BackendError),
     /// A queue's name.
     #[error("worker.queues: {0}")]
     Queue(#[from] IdError),
@@ -109,7 +113,9 @@ impl Worker {
         let options = open_options(settings, &identity)?;
         let mut sources = Vec::new();
         for address in &settings.brokers {
-            sources.push(broker::open(&BrokerUrl::parse(address.expose())?, &options).await?);
+            let url = BrokerUrl::parse(address.expose())?;
+            let broker = broker::open(&url, &options).await?;
+            sources.push((broker, celery_results(settings, &url).await?));
         }
         let store = store::open(&BrokerUrl::parse(settings.store.expose())?, &options).await?;
         let lanes = settings.worker.concurrency;
@@ -118,7 +124,7 @@ impl Worker {
 
     fn assemble(
         settings: &Settings,
-        (brokers, store): (Vec<Broker>, Arc<dyn ResultStore>),
+        (brokers, store): (Vec<Source>, Arc<dyn ResultStore>),
         (identity, instance): (Identity, InstanceLock),
         (lanes, host): (usize, HostStreams),
     ) -> Result<Self, WorkerError> {
@@ -142,7 +148,7 @@ impl Worker {
         let handlers = HANDLERS.iter().map(|row| (row.build)(&site)).collect::<Result<_, _>>()?;
         let queues = queues(settings)?;
         let described = store.describe();
-        if !described.shared && brokers.iter().any(|broker| broker.capabilities.remote) {
+        if !described.shared && brokers.iter().any(|(broker, _)| broker.capabilities.remote) {
             tracing::warn!(
                 store = described.name,
                 "effects are not fenced between hosts: let all workers share one store (--store), or run one worker only"
@@ -150,9 +156,10 @@ impl Worker {
         }
         let sources: Vec<(Broker, Bus)> = brokers
             .into_iter()
-            .map(|broker| {
-                let subject = Arc::new(Subject::new(broker.topic.clone()));
-                let bus = Bus::new(vec![subject], settings.events.chatter_per_second, crew.clone());
+            .map(|(broker, results)| {
+                let subject: Arc<dyn EventSink> = Arc::new(Subject::new(broker.topic.clone()));
+                let sinks = std::iter::once(subject).chain(results).collect();
+                let bus = Bus::new(sinks, settings.events.chatter_per_second, crew.clone());
                 (broker, bus)
             })
             .collect();
@@ -273,7 +280,7 @@ pub async fn run_once(
     let store = store::open(&url, &options).await?;
     // Without descriptors to spare, its output goes where every worker's goes.
     let host = HostStreams::of_one_task().unwrap_or_else(|_| HostStreams::process());
-    let stores = (vec![broker.clone()], store.clone());
+    let stores = (vec![(broker.clone(), None)], store.clone());
     let worker = Worker::assemble(&settings, stores, (identity, instance), (1, host))?;
     let filter = EventFilter { task: Some(task.id.clone()), ..EventFilter::default() };
     let mut events = broker.topic.follow(filter, EventStart::Oldest).await?;
@@ -302,6 +309,18 @@ pub async fn run_once(
     worker.ended().await;
     let record = store.load(&task.id).await?;
     record.map(|found| found.record).ok_or_else(|| WorkerError::NoRecord(task.id.to_string()))
+}
+
+/// A broker, and the sink for the results of its Celery tasks.
+type Source = (Broker, Option<Arc<dyn EventSink>>);
+
+async fn celery_results(
+    settings: &Settings,
+    broker: &BrokerUrl,
+) -> Result<Option<Arc<dyn EventSink>>, BackendError> {
+    let timeout = settings.connect_timeout.get();
+    let backend = Backend::open(settings.celery.result_backend.expose(), broker, timeout).await?;
+    Ok(backend.map(|backend| -> Arc<dyn EventSink> { Arc::new(Results::new(backend)) }))
 }
 
 fn make_folder(path: &Path) -> Result<(), WorkerError> {

@@ -12,6 +12,7 @@
 //!   replayed. Duplicates are told by the record alone.
 
 mod admin;
+mod answers;
 mod custody;
 mod dead;
 mod fleet;
@@ -29,6 +30,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
+
+pub use answers::Answers;
 
 use super::{Adapter, Broker, BrokerError, BrokerUrl, Capabilities, OpenOptions};
 use crate::task::QueueName;

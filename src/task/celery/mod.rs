@@ -89,6 +89,24 @@ pub fn refused(message: &RawMessage, limits: &Limits) -> Option<Task> {
     Some(task)
 }
 
+/// Why a decoded task cannot be run as its sender means it: what is to follow it would be dropped.
+pub fn unsupported(task: &Task) -> Option<String> {
+    let context = CeleryContext::of(task)?;
+    let parts = [
+        ("a chain", context.chain.is_empty()),
+        ("callbacks", context.callbacks.is_empty()),
+        ("errbacks", context.errbacks.is_empty()),
+        ("a chord", context.chord.is_none()),
+    ];
+    let asked: Vec<&str> = parts.iter().filter(|(_, absent)| !absent).map(|(name, _)| *name).collect();
+    (!asked.is_empty()).then(|| {
+        format!(
+            "canvas not supported: the message asks for {}, which this worker does not call; send its tasks one by one",
+            asked.join(" and ")
+        )
+    })
+}
+
 /// Refuses serializers whose reading runs code of the sender.
 pub fn refuse_executable(content_type: Option<&str>) -> Result<(), DecodeError> {
     let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();

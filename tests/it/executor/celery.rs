@@ -109,3 +109,17 @@ async fn a_name_that_is_not_ours_is_parked_with_the_advice_to_pass_it_on() {
     );
     assert!(worker.drained().await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_follow_a_task_is_refused_and_never_dropped() {
+    let rig = Rig::new().await;
+    let worker = rig.start("a", &Scripted::free(), settings(1));
+    let next = json!({"task": "other", "args": [], "kwargs": {}, "options": {}, "immutable": false});
+    let body = json!([["busybox"], {}, {"chain": [next]}]);
+    rig.broker.submit.submit(vec![docker_run(&body)]).await.unwrap();
+    let record = rig.finished(&task()).await;
+    let Some(Outcome::Dead { reason }) = record.outcome else { panic!() };
+    assert!(reason.contains("canvas not supported") && reason.contains("a chain"), "{reason}");
+    assert_eq!(parked(&rig).await.reason, reason);
+    assert!(worker.drained().await);
+}
