@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in the functions that tests share")]
 
+mod amqp;
 mod brokers_start;
 mod cli;
 mod contract;
