@@ -8,6 +8,28 @@ fn sources(environment: &[(&str, &str)]) -> Sources {
     Sources { file: FileChoice::None, environment, flags: Vec::new() }
 }
 
+#[test]
+fn in_a_celery_workers_place_its_variables_queue_and_records_are_taken_over() {
+    let environment = [("LONGSHORE_STATE_DIR", "/state"), ("GIRDER_WORKER_BROKER", "amqp://u:p@host//")];
+    let settings = load(&sources(&environment)).unwrap().settings;
+    assert_eq!(settings.brokers[0].expose(), "amqp://u:p@host//");
+    assert_eq!(settings.worker.queues, ["celery"]);
+    assert_eq!(settings.store.expose(), "sqlite:///state/longshore.db", "RabbitMQ keeps no records");
+    let backed = [environment[0], environment[1], ("CELERY_RESULT_BACKEND", "redis://host/0")];
+    let settings = load(&sources(&backed)).unwrap().settings;
+    assert_eq!(settings.celery.result_backend.expose(), "redis://host/0");
+    assert_eq!(settings.store.expose(), "redis://host/0", "workers that share results share records");
+    let own = [environment[0], environment[1], ("LONGSHORE_BROKERS", "redis://own/0")];
+    assert_eq!(load(&sources(&own)).unwrap().settings.brokers[0].expose(), "redis://own/0");
+}
+
+#[test]
+fn the_queue_that_girder_itself_reads_is_refused_on_amqp() {
+    let environment = [("CELERY_BROKER_URL", "amqp://host//"), ("LONGSHORE_WORKER_QUEUES", "local")];
+    let refused = load(&sources(&environment)).unwrap_err().to_string();
+    assert!(refused.contains("local") && refused.contains("Girder itself"), "{refused}");
+}
+
 fn with_file(text: &str) -> (tempfile::TempDir, Sources) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("longshore.toml");

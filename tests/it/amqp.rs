@@ -29,7 +29,10 @@ async fn hurried(dock: &Amqp, worker: &str) -> Broker {
 async fn custody(broker: &Broker) -> String {
     eventually(Duration::from_secs(10), "the message is in custody", async || {
         let queues = broker.admin.queues().await.unwrap();
-        queues.into_iter().map(|info| info.name.to_string()).find(|name| name.starts_with("longshore.custody."))
+        queues
+            .into_iter()
+            .map(|info| info.name.to_string())
+            .find(|name| name.starts_with("longshore.custody."))
     })
     .await
 }
@@ -98,7 +101,8 @@ async fn what_is_given_back_from_custody_comes_again_once() {
 async fn a_forwarded_message_keeps_its_bytes_and_headers() {
     let dock = Amqp::start().await;
     let one = dock.one().await;
-    let headers = [("task".to_owned(), serde_json::json!("other")), ("id".to_owned(), serde_json::json!("x"))];
+    let headers =
+        [("task".to_owned(), serde_json::json!("other")), ("id".to_owned(), serde_json::json!("x"))];
     let sent = broker::Submission { headers: headers.clone().into(), ..message("a") };
     submit(&one, vec![sent]).await;
     let delivery = fetch_one(&one).await;
