@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeValLike;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid};
 
 use super::Outcome;
 
@@ -57,7 +57,10 @@ impl Leashed {
             members.extend(parents.iter().filter(|(_, parent)| *parent == of).map(|(process, _)| *process));
             seen += 1;
         }
-        members.remove(0);
+        // The leash itself, and what watches its input: they hold the others, also while those are stopped.
+        let group = |process: &u32| getpgid(i32::try_from(*process).ok().map(Pid::from_raw)).ok();
+        let leash = group(&self.child.id());
+        members.retain(|process| group(process) != leash);
         members
     }
 }
