@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench fuzz lint fmt
 
-shell_scripts := scripts/* .ci/run tests/it/support/rabbitmq-node tests/it/support/shared-server tests/peer/girder/install tests/peer/girder/start bench/peers/install bench/peers/leash
+shell_scripts := scripts/* .ci/run tests/it/support/rabbitmq-node tests/it/support/shared-server tests/peer/celery/install tests/peer/girder/install tests/peer/girder/start bench/peers/install bench/peers/leash
 nextest_profile := $(if $(CI),ci,default)
 
 help: ## list the targets

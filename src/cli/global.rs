@@ -36,7 +36,7 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "log_level")]
     pub(crate) quiet: u8,
     /// What to log: error, warn, info, debug, trace, or parts such as info,longshore::docker=debug
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(short = 'l', long, visible_alias = "loglevel", global = true, value_name = "FILTER")]
     pub(crate) log_level: Option<String>,
 }
 

@@ -16,6 +16,7 @@ Examples:
   longshore worker
   longshore worker --queue gpu --queue default --concurrency 4 --name quay-3
   longshore --broker sqlite:///srv/longshore.db worker
+  longshore --broker amqp://hub// worker -Q celery -c 4 -n quay -l info -Ofair
   longshore --broker redis://hub worker list
 
 One line is printed when the worker takes tasks. The first SIGTERM or SIGINT drains it: it takes
@@ -28,17 +29,23 @@ behind, or broker or store failed.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct WorkerCommand {
     /// Queue to take tasks from, default unless given; can be repeated
-    #[arg(long, value_name = "NAME")]
+    #[arg(short = 'Q', long, visible_alias = "queues", value_name = "NAME", value_delimiter = ',')]
     queue: Vec<String>,
     /// Tasks that run at once; 0: one for each processor
-    #[arg(long, value_name = "N")]
+    #[arg(short, long, value_name = "N")]
     concurrency: Option<u32>,
     /// Its name among all workers; the host's unless given
-    #[arg(long, value_name = "NAME")]
+    #[arg(short, long, visible_alias = "hostname", value_name = "NAME")]
     name: Option<String>,
     /// How long running tasks may go on after the first signal
     #[arg(long, value_name = "TIME")]
     drain_timeout: Option<Span>,
+    /// Accepted for a Celery worker's command line, without effect: slots are always shared fairly
+    #[arg(short = 'O', value_name = "fair", value_parser = ["fair"], hide = true)]
+    optimization: Option<String>,
+    /// Accepted for a Celery worker's command line, without effect: worker.staging_ahead says what is taken ahead
+    #[arg(long, value_name = "N", hide = true)]
+    prefetch_multiplier: Option<u32>,
     #[command(subcommand)]
     fleet: Option<FleetCommand>,
 }

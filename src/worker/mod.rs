@@ -9,15 +9,17 @@ mod supervisor;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
+use crate::broker::amqp::Pidbox;
 use crate::broker::{self, Broker, BrokerError, BrokerUrl, Command, OpenOptions, Submission};
 use crate::cancel::{CancelReason, CancelScope};
-use crate::celery::{Backend, BackendError, Results};
+use crate::celery::control::{self, About};
+use crate::celery::{Backend, BackendError, Control, Results};
 use crate::config::Settings;
 use crate::crew::Crew;
 use crate::error::TaskError;
@@ -111,15 +113,37 @@ impl Worker {
     pub async fn start(settings: &Settings) -> Result<Self, WorkerError> {
         let (identity, lock) = instance::identity(settings, "instances")?;
         let options = open_options(settings, &identity)?;
-        let mut sources = Vec::new();
+        let (mut sources, mut controls) = (Vec::new(), Vec::new());
         for address in &settings.brokers {
             let url = BrokerUrl::parse(address.expose())?;
             let broker = broker::open(&url, &options).await?;
+            if url.scheme().starts_with("amqp") {
+                let node = control::node_name(&identity.worker);
+                controls.push((Pidbox::new(&url, &node, options.connect_timeout)?, broker.clone()));
+            }
             sources.push((broker, celery_results(settings, &url).await?));
         }
         let store = store::open(&BrokerUrl::parse(settings.store.expose())?, &options).await?;
         let lanes = settings.worker.concurrency;
-        Self::assemble(settings, (sources, store), (identity, lock), (lanes, HostStreams::process()))
+        let worker =
+            Self::assemble(settings, (sources, store), (identity, lock), (lanes, HostStreams::process()))?;
+        for (pidbox, broker) in controls {
+            worker.heed_celery(settings, pidbox, broker);
+        }
+        Ok(worker)
+    }
+
+    /// Puts itself under Celery's remote control.
+    fn heed_celery(&self, settings: &Settings, pidbox: Pidbox, broker: Broker) {
+        let about = About {
+            node: control::node_name(&self.identity.worker),
+            queues: self.queues.clone(),
+            lanes: self.lanes,
+            prefetch: self.lanes + settings.worker.staging_ahead,
+            started: Instant::now(),
+        };
+        let control = Control::new(pidbox, broker, (self.ledger.clone(), self.lifecycle.clone()), about);
+        self.crew.spawn("remote control", control.run(self.background.clone()));
     }
 
     fn assemble(

@@ -23,7 +23,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("pipeline", &["task", "events", "store", "handler", "http", "girder"]),
     ("docker", &["task", "events", "store", "handler", "http", "policy", "pipeline", "girder"]),
     ("executor", &["task", "events", "store", "broker", "handler", "ledger", "config"]),
-    ("celery", &["task", "events", "broker"]),
+    ("celery", &["task", "events", "broker", "ledger"]),
     ("config", &["docker", "policy", "girder"]),
 ];
 

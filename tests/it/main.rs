@@ -5,6 +5,7 @@
 
 mod amqp;
 mod brokers_start;
+mod celery;
 mod cli;
 mod contract;
 mod corpus;

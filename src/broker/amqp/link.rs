@@ -43,6 +43,11 @@ impl Link {
         Self { uri, name, client, timeout, open: Mutex::new(None) }
     }
 
+    /// The server, without secrets.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     async fn open(&self) -> Result<Arc<Open>, BrokerError> {
         let mut open = self.open.lock().await;
         if let Some(open) = open.as_ref().filter(|open| open.connection.status().connected()) {

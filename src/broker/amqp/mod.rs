@@ -18,6 +18,7 @@ mod dead;
 mod fleet;
 mod held;
 mod link;
+mod pidbox;
 mod shelf;
 mod source;
 mod submit;
@@ -32,6 +33,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 pub use answers::Answers;
+pub use pidbox::Pidbox;
 
 use super::{Adapter, Broker, BrokerError, BrokerUrl, Capabilities, OpenOptions};
 use crate::task::QueueName;

@@ -1,0 +1,149 @@
+//! What a worker under remote control says of its tasks and of itself.
+
+use serde_json::{Value, json};
+
+use super::Control;
+use crate::ledger::{Live, LivePhase};
+use crate::task::TaskId;
+use crate::task::celery::TASKS;
+
+/// Whether Celery calls such an attempt active.
+pub(super) fn is_active(live: &Live) -> bool {
+    matches!(live.phase, LivePhase::Running | LivePhase::Settling)
+}
+
+/// Whether Celery calls such an attempt reserved: taken, not started.
+pub(super) fn is_reserved(live: &Live) -> bool {
+    matches!(live.phase, LivePhase::Staging | LivePhase::Staged)
+}
+
+/// An answer that says why not.
+pub(super) fn refused(reason: &str) -> Value {
+    json!({ "error": reason })
+}
+
+/// The Celery tasks that are known here.
+pub(super) fn registered() -> Value {
+    TASKS.iter().map(|(name, _)| *name).collect::<Vec<_>>().into()
+}
+
+/// As Python prints a text that holds no line breaks.
+pub(super) fn python_text(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let escaped = text.replace('\\', "\\\\");
+    let escaped = if quote == '\'' { escaped.replace('\'', "\\'") } else { escaped };
+    format!("{quote}{escaped}{quote}")
+}
+
+/// Ids, one behind the other.
+pub(super) fn listed(ids: &[TaskId]) -> String {
+    ids.iter().map(TaskId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Control {
+    /// The attempts that `wanted` chooses.
+    pub(super) fn requests(&self, wanted: fn(&Live) -> bool) -> Value {
+        self.ledger.all().iter().filter(|live| wanted(live)).map(|live| self.request(live)).collect()
+    }
+
+    /// An attempt as Celery shows one. Arguments are left out: they may hold tokens.
+    fn request(&self, live: &Live) -> Value {
+        let celery = (live.kind == "docker_run").then(|| TASKS[0].0);
+        let started = is_active(live).then(|| live.since.as_duration().as_secs_f64());
+        json!({
+            "id": live.task.to_string(),
+            "name": celery.unwrap_or(&live.kind),
+            "args": [],
+            "kwargs": {},
+            "type": celery.unwrap_or(&live.kind),
+            "hostname": self.about.node,
+            "time_start": started,
+            "acknowledged": false,
+            "delivery_info": {
+                "exchange": "",
+                "routing_key": live.queue.to_string(),
+                "priority": null,
+                "redelivered": null,
+            },
+            "worker_pid": std::process::id(),
+        })
+    }
+
+    pub(super) fn query(&self, arguments: &serde_json::Map<String, Value>) -> Value {
+        let found = super::ids(arguments.get("ids")).into_iter().filter_map(|id| {
+            let live = self.ledger.find(&id)?;
+            let state = if is_active(&live) { "active" } else { "reserved" };
+            Some((id.to_string(), json!([state, self.request(&live)])))
+        });
+        Value::Object(found.collect())
+    }
+
+    pub(super) fn stats(&self) -> Value {
+        let about = &self.about;
+        let live = self.ledger.len();
+        json!({
+            "pid": std::process::id(),
+            "clock": self.clock().to_string(),
+            "uptime": about.started.elapsed().as_secs(),
+            "prefetch_count": about.prefetch,
+            "pool": {
+                "implementation": "longshore",
+                "max-concurrency": about.lanes,
+                "processes": [std::process::id()],
+                "live": live,
+            },
+            "broker": { "url": self.pidbox.broker() },
+            "sw_ident": "longshore",
+            "sw_ver": env!("CARGO_PKG_VERSION"),
+        })
+    }
+
+    pub(super) fn report(&self) -> Value {
+        let queues: Vec<&str> = self.about.queues.iter().map(AsRef::as_ref).collect();
+        let text = format!(
+            "software -> longshore:{}\nbroker -> {}\nqueues -> {}\nslots -> {}\n",
+            env!("CARGO_PKG_VERSION"),
+            self.pidbox.broker(),
+            queues.join(", "),
+            self.about.lanes
+        );
+        json!({ "ok": text })
+    }
+
+    pub(super) fn conf(&self) -> Value {
+        json!({
+            "broker_url": self.pidbox.broker(),
+            "worker_concurrency": self.about.lanes,
+            "timezone": "UTC",
+            "enable_utc": true,
+            "accept_content": ["json"],
+        })
+    }
+
+    pub(super) fn active_queues(&self) -> Value {
+        let queue = |name: &str| {
+            json!({
+                "name": name,
+                "exchange": { "name": name, "type": "direct", "durable": true, "auto_delete": false },
+                "routing_key": name,
+                "durable": true,
+                "exclusive": false,
+                "auto_delete": false,
+                "no_ack": false,
+            })
+        };
+        self.about.queues.iter().map(|name| queue(name.as_ref())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_quoted_as_python_quotes_them() {
+        assert_eq!(python_text("a"), "'a'");
+        assert_eq!(python_text("it's"), "\"it's\"");
+        assert_eq!(python_text("\\'\""), "'\\\\\\'\"'");
+    }
+}

@@ -1,0 +1,70 @@
+//! A worker in a Celery worker's place, seen by a real Celery client over a real RabbitMQ.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::support::docker::engine;
+use crate::support::longshore::Longshore;
+use crate::support::rabbitmq::RabbitMq;
+
+const CLIENT_WITHIN: Duration = Duration::from_secs(150);
+
+/// What the client saw.
+async fn client(broker: &str, node: &str) -> Value {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let installed = Command::new(tests.join("peer/celery/install")).status().await.unwrap();
+    assert!(installed.success());
+    let running = Command::new(tests.join(".cache/celery/bin/python"))
+        .arg(tests.join("peer/celery/client.py"))
+        .args([broker, node])
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(CLIENT_WITHIN, running).await.expect("the client ends").unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_celery_client_gets_results_looks_at_the_worker_revokes_and_shuts_it_down() {
+    engine().await;
+    let rabbit = RabbitMq::vhost().await;
+    let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", rabbit.url()));
+    let mut worker = longshore.worker(&["-Q", "celery,gpu", "-c", "2", "-n", "quay", "-Ofair"]).await;
+    let node = "longshore@quay";
+    let seen = client(&rabbit.url(), node).await;
+
+    assert_eq!(seen["good"], json!(["SUCCESS", null]));
+    assert_eq!(
+        seen["bad"],
+        json!(["FAILURE", "DockerException: Non-zero exit code from docker container (3)."])
+    );
+    assert_eq!(seen["ping"], json!({ "ok": "pong" }));
+    assert_eq!(seen["registered"][0], "girder_worker.docker.tasks.docker_run");
+    assert_eq!(
+        (&seen["active_queues"][0]["name"], &seen["active_queues"][1]["name"]),
+        (&json!("celery"), &json!("gpu"))
+    );
+    assert_eq!((&seen["scheduled"], &seen["reserved"]), (&json!([]), &json!([])));
+    assert_eq!(seen["stats"]["pool"]["max-concurrency"], 2);
+    assert!(seen["report"]["ok"].as_str().unwrap().contains("longshore"));
+    assert!(seen["clock"]["clock"].as_u64().unwrap() > 0);
+    assert_eq!(seen["conf"]["worker_concurrency"], 2);
+    assert!(!seen["conf"].to_string().contains("guest:guest"), "{}", seen["conf"]);
+    assert_eq!(seen["unknown"], json!([{ node: { "error": "KeyError('no_such')" } }]));
+    assert_eq!(seen["others"], json!([]), "a request for another was answered");
+    assert_eq!(seen["greeted"][node]["revoked"], json!([]));
+
+    let (running, unborn) = (&seen["ids"]["running"], &seen["ids"]["unborn"]);
+    assert_eq!((&seen["active"][node][0]["id"], &seen["active"][node][0]["args"]), (running, &json!([])));
+    assert_eq!(seen["queried"][node][running.as_str().unwrap()][0], "active");
+    assert_eq!(seen["stopped"], json!(["REVOKED", "revoked: revoked"]));
+    assert_eq!(seen["unborn"], json!(["REVOKED", "revoked: revoked"]), "a revoked task was started");
+    assert_eq!(seen["revoked"][node], json!([running, unborn]));
+    assert_eq!(seen["told"], false, "a value of the environment was told");
+    assert!(worker.end().await.success());
+}
