@@ -46,7 +46,10 @@ pub(super) const BOUNDS: &[Bound] = &[
     bound("message.max_nodes", "at least 100", |s| s.message.max_nodes >= 100),
     bound("girder.connect_timeout", "more than 0", |s| s.girder.connect_timeout > Span::seconds(0)),
     bound("girder.stall_timeout", "at least 1s", |s| s.girder.stall_timeout >= SECOND),
+    bound("girder.job_look", "at least 1s", |s| s.girder.job_look >= SECOND),
     bound("girder.parallel_downloads", "at least 1", |s| s.girder.parallel_downloads >= 1),
+    bound("girder.parallel_uploads", "at least 1", |s| s.girder.parallel_uploads >= 1),
+    bound("girder.upload_chunk", "at least 5MiB", |s| s.girder.upload_chunk.bytes() >= 5 << 20),
     bound("girder.max_depth", "at least 1", |s| s.girder.max_depth >= 1),
     bound("girder.direct_paths", "a list of absolute folders", |s| {
         s.girder.direct_paths.iter().all(|folder| folder.is_absolute())

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use reqwest::Url;
 
 use crate::error::TaskError;
-use crate::handler::Attempt;
 use crate::http::Judge;
 use crate::policy::{Policy, Verdict};
 use crate::task::Task;
 
 /// Judges the requests of one task.
-pub(super) struct TaskJudge {
+pub struct TaskJudge {
     policy: Arc<Policy>,
     task: Arc<Task>,
 }
 
 impl TaskJudge {
-    pub(super) fn new(policy: Arc<Policy>, attempt: &Attempt) -> Self {
-        Self { policy, task: attempt.task().clone() }
+    /// Judges what `task` reaches.
+    pub fn new(policy: Arc<Policy>, task: Arc<Task>) -> Self {
+        Self { policy, task }
     }
 
     fn judge(&self, host: &str, addresses: &[IpAddr]) -> Result<(), TaskError> {

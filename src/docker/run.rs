@@ -29,8 +29,9 @@ use super::settings::Settings;
 use crate::crew::Crew;
 use crate::error::TaskError;
 use crate::events::reporter::Phase;
-use crate::girder::Ceilings;
+use crate::girder::{Ceilings, job};
 use crate::handler::{Admit, Attempt, Demand, Handler, Identity, Remains, Slot, Staged};
+use crate::http::Judge;
 use crate::pipeline::{self, Pipeline, volumes_of};
 use crate::policy::{MountIdentity, Policy, Pull};
 use crate::store::ResultStore;
@@ -184,7 +185,12 @@ impl Handler for DockerRun {
         })
     }
 
-    async fn admit(&self, _task: &Task) -> Result<Admit, TaskError> {
+    async fn admit(&self, task: &Task) -> Result<Admit, TaskError> {
+        let judge: Arc<dyn Judge> =
+            Arc::new(TaskJudge::new(self.room.policy.clone(), Arc::new(task.clone())));
+        if job::was_canceled(task, &self.room.pipeline.girder, &judge).await? {
+            return Ok(Admit::Canceled("its job was canceled in Girder before it started".to_owned()));
+        }
         Ok(Admit::Start)
     }
 
@@ -218,7 +224,7 @@ impl Handler for DockerRun {
         attempt.report().reached(Phase::Pulled);
         describe_image(&attempt, &image);
         let mut settings = room.pipeline.clone();
-        settings.judge = Arc::new(TaskJudge::new(room.policy.clone(), &attempt));
+        settings.judge = Arc::new(TaskJudge::new(room.policy.clone(), attempt.task().clone()));
         settings.download = room.ceilings(&attempt);
         let (pipeline, plan) = Pipeline::stage(request, &attempt, &settings).await?;
         let composed = Plan::staged(&run, plan, housing)

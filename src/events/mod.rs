@@ -277,8 +277,14 @@ pub trait EventSink: Send + Sync {
     fn knows_by_event(&self) -> bool {
         true
     }
-    /// Delivers `notices` in order. For terminal ones it returns only when they are delivered or durably journaled.
+    /// Delivers `notices` in order. For terminal ones it returns only when they are delivered or durably journaled,
+    /// or [`EventSink::told`] does.
     async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError>;
+    /// Waits until a terminal notice that [`EventSink::deliver`] took is there or durably journaled: for sinks that keep
+    /// what they take in queues of their own, so that one slow receiver holds up no other.
+    async fn told(&self, _notice: &Notice) -> Result<(), SinkError> {
+        Ok(())
+    }
 }
 
 /// Why a sink did not take events.

@@ -328,27 +328,22 @@ async fn again(context: &Context, failures: &mut u32) -> bool {
 /// Tries of one sink before its part of the outbox is left to the upkeep.
 const PUBLISH_TRIES: u32 = 8;
 
-/// Delivers `notice` to every sink in `owed`; the names of those that took it.
+/// Delivers `notice` to every sink in `owed`, to all at once; the names of those that took it.
 async fn publish(context: &Context, bus: &Bus, notice: Notice, owed: &BTreeSet<String>) -> Vec<String> {
-    let mut published = Vec::with_capacity(owed.len());
-    for sink in owed {
-        let mut failures = 0;
-        loop {
-            match bus.deliver(sink, notice.clone()).await {
-                Ok(()) => {
-                    published.push(sink.clone());
-                    break;
-                }
-                Err(error) => {
-                    tracing::warn!(task = %notice.event.task, %error, "its end is told again");
-                    if failures >= PUBLISH_TRIES || !again(context, &mut failures).await {
-                        break;
-                    }
-                }
-            }
+    let told = owed.iter().map(|sink| tell(context, bus, &notice, sink));
+    let told = futures_util::future::join_all(told).await;
+    owed.iter().zip(told).filter(|(_, told)| *told).map(|(sink, _)| sink.clone()).collect()
+}
+
+async fn tell(context: &Context, bus: &Bus, notice: &Notice, sink: &str) -> bool {
+    let mut failures = 0;
+    loop {
+        let Err(error) = bus.deliver(sink, notice.clone()).await else { return true };
+        tracing::warn!(task = %notice.event.task, %error, "its end is told again");
+        if failures >= PUBLISH_TRIES || !again(context, &mut failures).await {
+            return false;
         }
     }
-    published
 }
 
 /// Serves what a finished record still owes. Whether nothing is owed any more.

@@ -18,10 +18,12 @@ mod download;
 mod error;
 pub mod fetch;
 pub mod file;
+pub mod job;
 pub mod listing;
 pub mod names;
 pub mod settings;
 mod site;
+pub mod upload;
 
 pub use cache::Cache;
 pub use call::{Call, Payload, Repeat};

@@ -20,8 +20,14 @@ pub struct Settings {
     pub stall_timeout: Span,
     /// How long one call may be tried again while Girder fails.
     pub retry_budget: Span,
+    /// How often a task that says nothing looks whether its job was canceled.
+    pub job_look: Span,
     /// Files that one task fetches at once.
     pub parallel_downloads: usize,
+    /// Files of one result hook that are brought to Girder at once.
+    pub parallel_uploads: usize,
+    /// Bytes of one chunk of an upload.
+    pub upload_chunk: Size,
     /// Folders inside one another that are fetched.
     pub max_depth: usize,
     /// Host folders in which files that Girder tells to lie there are mounted instead of fetched.
@@ -39,7 +45,10 @@ impl Default for Settings {
             connect_timeout: Span::seconds(10),
             stall_timeout: Span::seconds(60),
             retry_budget: Span::seconds(120),
+            job_look: Span::seconds(10),
             parallel_downloads: 4,
+            parallel_uploads: 2,
+            upload_chunk: Size(64 << 20),
             max_depth: 64,
             direct_paths: Vec::new(),
             cache: Cache { mode: CacheMode::Off, folder: PathBuf::new(), max_size: Size(10 << 30) },

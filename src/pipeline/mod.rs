@@ -15,7 +15,11 @@ pub mod driver;
 mod fetches;
 pub mod fifo;
 pub mod lines;
+<<<<<<< HEAD
 pub mod made;
+=======
+mod media_type;
+>>>>>>> ca2ca90 (Bring outputs to Girder and keep its jobs up to date)
 mod mentions;
 pub mod outputs;
 pub mod plan;
@@ -128,6 +132,9 @@ pub const TRANSFORMS: &[TransformRow] = &[
     TransformRow { name: "GirderItemIdToVolume", make: transforms::girder_fetch::item },
     TransformRow { name: "GirderFolderIdToVolume", make: transforms::girder_fetch::folder },
     TransformRow { name: "DirectGirderFileIdToVolume", make: transforms::girder_fetch::direct },
+    TransformRow { name: "GirderUploadVolumePathToItem", make: transforms::girder_upload::item },
+    TransformRow { name: "GirderUploadVolumePathToFolder", make: transforms::girder_upload::folder },
+    TransformRow { name: "GirderUploadVolumePathJobArtifact", make: transforms::girder_upload::artifact },
 ];
 
 /// The transform of `spec`.
@@ -154,17 +161,7 @@ mod tests {
             .copied()
             .filter(|name| !TRANSFORMS.iter().any(|row| row.name == *name))
             .collect();
-        assert_eq!(
-            missing,
-            [
-                "GirderUploadVolumePathToItem",
-                "GirderUploadVolumePathToFolder",
-                "GirderUploadVolumePathJobArtifact",
-                "CommaJoinedVolumes",
-                "GirderApiUrl",
-                "GirderToken",
-            ]
-        );
+        assert_eq!(missing, ["CommaJoinedVolumes", "GirderApiUrl", "GirderToken",]);
     }
 
     #[test]
@@ -187,6 +184,9 @@ mod tests {
             {"$": "GirderItemIdToVolume", "item_id": "1"},
             {"$": "GirderFolderIdToVolume", "folder_id": "1"},
             {"$": "DirectGirderFileIdToVolume", "file_id": "1"},
+            {"$": "GirderUploadVolumePathToItem", "volumepath": {"$": "VolumePath", "filename": "a"}, "item_id": "a"},
+            {"$": "GirderUploadVolumePathToFolder", "volumepath": {"$": "VolumePath", "filename": "a"}, "folder_id": "a"},
+            {"$": "GirderUploadVolumePathJobArtifact", "volumepath": {"$": "VolumePath", "filename": "a"}},
         ]);
         let specs: Vec<TransformSpec> = serde_json::from_value(specs).unwrap();
         assert_eq!(specs.len(), TRANSFORMS.len());

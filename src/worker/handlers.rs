@@ -5,20 +5,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{WorkerError, machine};
-use crate::cancel::CancelScope;
+use crate::cancel::{CancelReason, CancelScope};
 use crate::config::Settings;
 use crate::crew::Crew;
-use crate::docker::{Address, DockerApi, DockerRun, Parts};
+use crate::docker::{Address, DockerApi, DockerRun, Parts, TaskJudge};
 use crate::girder;
+use crate::girder::job::{JobSink, Steering};
 use crate::handler::{Handler, Identity};
-use crate::http;
+use crate::http::{self, Judge};
 use crate::ledger::Ledger;
 use crate::ping::Ping;
 use crate::pipeline;
 use crate::pipeline::conduit::HostStreams;
 use crate::policy::{Machine, Policy, Surroundings};
+<<<<<<< HEAD
 use crate::store::ResultStore;
 use crate::task::QueueName;
+=======
+use crate::task::{Fence, QueueName, Task, TaskId};
+>>>>>>> ca2ca90 (Bring outputs to Girder and keep its jobs up to date)
 use crate::units::Size;
 
 /// The task kinds by name.
@@ -88,6 +93,32 @@ fn docker_run(site: &Site) -> Result<Arc<dyn Handler>, WorkerError> {
         reaper.watch(&lives, &background).await;
     });
     Ok(Arc::new(handler))
+}
+
+/// The sink that keeps Girder's jobs up to date, and through which they cancel their tasks.
+pub fn job_sink(site: &Site) -> Result<JobSink, WorkerError> {
+    let helm = Helm { policy: Arc::new(policy(&site.settings)?), ledger: site.ledger.clone() };
+    Ok(JobSink::new(site.girder.clone(), Arc::new(helm), site.crew.clone()))
+}
+
+/// What jobs may do here.
+struct Helm {
+    policy: Arc<Policy>,
+    ledger: Ledger,
+}
+
+impl Steering for Helm {
+    fn cancel(&self, task: &TaskId, reason: &str) {
+        if self.ledger.cancel(task, CancelReason::Canceled(reason.to_owned())) {
+            tracing::info!(%task, reason, "canceled");
+        }
+    }
+    fn is_live(&self, task: &TaskId, fence: Fence) -> bool {
+        self.ledger.is_live(task, fence)
+    }
+    fn judge(&self, task: &Arc<Task>) -> Arc<dyn Judge> {
+        Arc::new(TaskJudge::new(self.policy.clone(), task.clone()))
+    }
 }
 
 /// The policy of a worker with `settings`.

@@ -178,11 +178,12 @@ impl Worker {
                 "effects are not fenced between hosts: let all workers share one store (--store), or run one worker only"
             );
         }
+        let jobs: Arc<dyn EventSink> = Arc::new(handlers::job_sink(&site)?);
         let sources: Vec<(Broker, Bus)> = brokers
             .into_iter()
             .map(|(broker, results)| {
                 let subject: Arc<dyn EventSink> = Arc::new(Subject::new(broker.topic.clone()));
-                let sinks = std::iter::once(subject).chain(results).collect();
+                let sinks = [subject, jobs.clone()].into_iter().chain(results).collect();
                 let bus = Bus::new(sinks, settings.events.chatter_per_second, crew.clone());
                 (broker, bus)
             })

@@ -4,6 +4,7 @@ use crate::error::TaskError;
 
 pub(super) mod girder_fetch;
 pub(super) mod girder_stream;
+pub(super) mod girder_upload;
 pub(super) mod http_stream;
 pub(super) mod pipe;
 pub(super) mod progress;

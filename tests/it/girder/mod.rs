@@ -3,4 +3,7 @@
 mod cached;
 mod faults;
 mod fetch;
+mod job;
+mod rig;
 mod staged;
+mod upload;

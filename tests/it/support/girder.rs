@@ -60,6 +60,11 @@ impl Girder {
         &self.api_url
     }
 
+    /// The administrator's token.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// A new folder of the administrator; the name need not be unique. Returns its id.
     pub(crate) async fn folder(&self, name: &str) -> String {
         let path =
