@@ -72,7 +72,7 @@ pub(super) async fn adopt(room: &Arc<Room>, attempt: Attempt) -> Result<Box<dyn 
     room.housing().await?;
     let run = room.read(&task)?;
     let mut settings = room.pipeline.clone();
-    settings.judge = Arc::new(TaskJudge::new(room.policy.clone(), &attempt));
+    settings.judge = Arc::new(TaskJudge::new(room.policy.clone(), task.clone()));
     settings.download = room.ceilings(&attempt);
     let request = request::pipeline_request(&run, &task);
     let pipeline = Pipeline::adopt(&request, &attempt, &settings, &begun.made).await?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use reqwest::Url;
 
 use crate::error::TaskError;
-use crate::http::Judge;
+use crate::http::{Judge, Verify};
 use crate::policy::{Policy, Verdict};
 use crate::task::Task;
 
@@ -40,6 +40,11 @@ impl Judge for TaskJudge {
         let girder = self.task.girder.as_ref().map_or("", |girder| girder.api_url.as_str());
         Some(format!("{} {girder}", self.task.queue))
     }
+}
+
+/// The laxest check of Girder's certificate that policy leaves to `task`.
+pub fn laxest(policy: &Policy, task: &Task) -> Verify {
+    if policy.rules(&task.queue).girder.allow_insecure_tls { Verify::Never } else { Verify::Strictly }
 }
 
 fn granted(verdict: Verdict) -> Result<(), TaskError> {

@@ -34,7 +34,7 @@ mod usage;
 
 pub use address::Address;
 pub use api::DockerApi;
-pub use judge::TaskJudge;
+pub use judge::{TaskJudge, laxest};
 pub use run::{DockerRun, Parts};
 pub use settings::Settings;
 pub use trial::trial;

@@ -20,7 +20,7 @@ use super::engine::{Creation, Engine, Image};
 use super::error;
 use super::gpu;
 use super::image::{ImageRoom, Wanted};
-use super::judge::TaskJudge;
+use super::judge::{self, TaskJudge};
 use super::labels::Afterwards;
 use super::reaper::Reaper;
 use super::request::{self, Origin, Plan, bad_argument};
@@ -188,7 +188,8 @@ impl Handler for DockerRun {
     async fn admit(&self, task: &Task) -> Result<Admit, TaskError> {
         let judge: Arc<dyn Judge> =
             Arc::new(TaskJudge::new(self.room.policy.clone(), Arc::new(task.clone())));
-        if job::was_canceled(task, &self.room.pipeline.girder, &judge).await? {
+        let laxest = judge::laxest(&self.room.policy, task);
+        if job::was_canceled(task, &self.room.pipeline.girder, &judge, laxest).await? {
             return Ok(Admit::Canceled("its job was canceled in Girder before it started".to_owned()));
         }
         Ok(Admit::Start)

@@ -143,14 +143,9 @@ impl Bus {
             return Ok(());
         };
         let (delivered, answer) = oneshot::channel();
-<<<<<<< HEAD
-        feed.push(Item { notice, delivered: Some(delivered), receipt: None });
-        answer.await.unwrap_or(Err(SinkError { sink: feed.name, reason: "it was closed".to_owned() }))
-=======
-        feed.push(Item { notice: notice.clone(), delivered: Some(delivered) });
+        feed.push(Item { notice: notice.clone(), delivered: Some(delivered), receipt: None });
         answer.await.unwrap_or(Err(SinkError { sink: feed.name, reason: "it was closed".to_owned() }))?;
         feed.sink.told(&notice).await
->>>>>>> ca2ca90 (Bring outputs to Girder and keep its jobs up to date)
     }
 }
 

@@ -15,11 +15,8 @@ pub mod driver;
 mod fetches;
 pub mod fifo;
 pub mod lines;
-<<<<<<< HEAD
 pub mod made;
-=======
 mod media_type;
->>>>>>> ca2ca90 (Bring outputs to Girder and keep its jobs up to date)
 mod mentions;
 pub mod outputs;
 pub mod plan;

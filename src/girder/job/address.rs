@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::script::State;
 use crate::error::TaskError;
 use crate::girder::{Call, Client, Connection, GirderError, Repeat, Site};
-use crate::http::Judge;
+use crate::http::{Judge, Verify};
 use crate::task::Task;
 
 /// The job of one task.
@@ -48,6 +48,7 @@ impl Job {
         task: &Task,
         site: &Arc<Site>,
         judge: &Arc<dyn Judge>,
+        laxest: Verify,
     ) -> Result<Option<Self>, TaskError> {
         let Some((context, spec)) =
             task.girder.as_ref().and_then(|girder| Some((girder, girder.job.as_ref()?)))
@@ -57,7 +58,12 @@ impl Job {
         let (base, url) = site.job_address(context, &spec.url);
         let (base, path) = split(&base, &url);
         let method = Method::from_bytes(spec.method.to_ascii_uppercase().as_bytes()).unwrap_or(Method::PUT);
-        let client = site.client(&Connection::of_job(&base, spec), judge)?;
+        let mut connection = Connection::of_job(&base, spec);
+        if laxest == Verify::Strictly {
+            // The job is told before anybody asks policy for the task, and its token is worth as much.
+            connection.session.verify = Verify::Strictly;
+        }
+        let client = site.client(&connection, judge)?;
         Ok(Some(Self { client, method, path }))
     }
 

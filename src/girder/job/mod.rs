@@ -23,7 +23,7 @@ use super::Site;
 use crate::crew::Crew;
 use crate::error::TaskError;
 use crate::events::{EventSink, Notice, SinkError};
-use crate::http::Judge;
+use crate::http::{Judge, Verify};
 use crate::task::{Fence, JobSpec, Task, TaskId};
 
 use address::{Job, Trouble};
@@ -44,6 +44,8 @@ pub trait Steering: Send + Sync {
     fn is_live(&self, task: &TaskId, fence: Fence) -> bool;
     /// Which addresses `task` may reach.
     fn judge(&self, task: &Arc<Task>) -> Arc<dyn Judge>;
+    /// The laxest check of certificates that policy leaves to `task`.
+    fn laxest(&self, task: &Task) -> Verify;
 }
 
 /// Tells Girder's jobs what happens to their tasks.
@@ -73,7 +75,7 @@ impl JobSink {
         if let Some(line) = lines.get(&task.id) {
             return line.push(&notice.event);
         }
-        let job = match Job::of(task, &self.site, &self.steering.judge(task)) {
+        let job = match Job::of(task, &self.site, &self.steering.judge(task), self.steering.laxest(task)) {
             Ok(Some(job)) => job,
             Ok(None) => return,
             Err(error) => {
@@ -141,8 +143,13 @@ impl EventSink for JobSink {
 }
 
 /// Whether the job of `task` was canceled, asked once and not for long. An error when Girder could not be asked.
-pub async fn was_canceled(task: &Task, site: &Arc<Site>, judge: &Arc<dyn Judge>) -> Result<bool, TaskError> {
-    let Some(job) = Job::of(task, site, judge)? else { return Ok(false) };
+pub async fn was_canceled(
+    task: &Task,
+    site: &Arc<Site>,
+    judge: &Arc<dyn Judge>,
+    laxest: Verify,
+) -> Result<bool, TaskError> {
+    let Some(job) = Job::of(task, site, judge, laxest)? else { return Ok(false) };
     match tokio::time::timeout(ADMIT_WITHIN, job.ask()).await {
         Ok(Ok(seen)) => Ok(seen.state.is_canceled()),
         Ok(Err(Trouble::Transition)) => Ok(false),
