@@ -16,6 +16,11 @@ fuzz_target!(|data: &[u8]| {
         let Ok(written) = encode(&document, &document.root) else { continue };
         let room = Limits { max_depth: 512, ..limits };
         let again = decode(&written, rules, "body", &room).expect("what was written is read");
-        assert_eq!(text, again.python_str(&again.root));
+        // A signature, which Python shows in its own way, becomes a plain map: only what had a text keeps it.
+        if text.is_ok() {
+            assert_eq!(text, again.python_str(&again.root));
+        }
+        let twice = encode(&again, &again.root).map(|json| json.to_string());
+        assert_eq!(twice, Ok(written.to_string()));
     }
 });

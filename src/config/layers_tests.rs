@@ -25,7 +25,7 @@ fn in_a_celery_workers_place_its_variables_queue_and_records_are_taken_over() {
 
 #[test]
 fn the_queue_that_girder_itself_reads_is_refused_on_amqp() {
-    let environment = [("CELERY_BROKER_URL", "amqp://host//"), ("LONGSHORE_WORKER_QUEUES", "local")];
+    let environment = [("CELERY_BROKER_URL", "amqp://host//"), ("LONGSHORE_WORKER__QUEUES", "local")];
     let refused = load(&sources(&environment)).unwrap_err().to_string();
     assert!(refused.contains("local") && refused.contains("Girder itself"), "{refused}");
 }

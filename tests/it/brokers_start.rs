@@ -6,8 +6,11 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use crate::support::nats::Nats;
+use crate::support::poll::eventually;
 use crate::support::rabbitmq::RabbitMq;
 use crate::support::redis::Redis;
+
+const LOADED_WITHIN: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn nats_answers_and_has_jetstream() {
@@ -33,8 +36,15 @@ async fn redis_that_was_killed_still_knows_what_it_was_told() {
     assert!(TcpStream::connect(redis.address()).await.is_err(), "a killed server accepts");
     redis.server().start_again().await;
     let mut client = Lines::connect(&redis.address()).await;
-    client.say("GET cargo\r\n").await;
-    assert_eq!((client.line().await, client.line().await), ("$5".to_owned(), "grain".to_owned()));
+    // It accepts before it has read back what it wrote, and refuses everything until then.
+    let length = eventually(LOADED_WITHIN, "what was on disk is loaded", async || {
+        client.say("GET cargo\r\n").await;
+        let answer = client.line().await;
+        (!answer.starts_with("-LOADING")).then_some(answer)
+    })
+    .await;
+    assert_eq!(length, "$5");
+    assert_eq!(client.line().await, "grain");
 }
 
 #[tokio::test]

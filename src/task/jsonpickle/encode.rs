@@ -15,7 +15,7 @@ pub enum EncodeError {
     /// Too deep once references are followed.
     #[error("the value is nested deeper than {0} levels")]
     Deep(usize),
-    /// A reference without its object, a zone of a foreign class, or an instance made from arguments.
+    /// A reference without its object, a zone of a foreign class, an instance made from arguments, or a signature with a state of its own.
     #[error("the value holds a reference, time zone or instance that is not known here")]
     Unknown,
     /// A document of its own as the key of a map.
@@ -114,18 +114,22 @@ impl Encoder<'_> {
         })
     }
 
-    /// A signature of Celery is a map; what it keeps in `__dict__` is its application.
+    /// A signature of Celery is a map; what it keeps in `__dict__` is its application. One with more than a map can hold is
+    /// none of Celery's making, and nothing of it is dropped unsaid.
     fn instance(&mut self, instance: &Instance) -> Result<Json, EncodeError> {
+        if !instance.arguments.is_empty() {
+            return Err(EncodeError::Unknown);
+        }
         if instance.class.starts_with("celery.canvas.") {
+            if !instance.items.is_empty() || instance.state.is_some() {
+                return Err(EncodeError::Unknown);
+            }
             let items = instance.attributes.iter().filter(|(key, _)| key != "__dict__");
             let written: Result<Vec<_>, _> =
                 items.map(|(key, value)| Ok((key.clone(), self.node(value)?))).collect();
             return written.map(Json::Map);
         }
         let mut written = vec![("py/object".to_owned(), Json::Text(instance.class.clone()))];
-        if !instance.arguments.is_empty() {
-            return Err(EncodeError::Unknown);
-        }
         for (key, value) in &instance.attributes {
             written.push((key.clone(), self.node(value)?));
         }

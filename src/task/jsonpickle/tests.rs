@@ -158,6 +158,15 @@ fn a_part_of_a_document_is_written_as_one_of_its_own() {
     );
 }
 
+#[test]
+fn a_signature_with_more_than_a_map_holds_is_not_written_without_it() {
+    for rest in [r#""py/state": [1]"#, r#""py/seq": [1]"#, r#""py/newargs": {"py/tuple": [1]}"#] {
+        let document =
+            document(&format!(r#"{{"py/object": "celery.canvas.Signature", "task": "t", {rest}}}"#));
+        assert_eq!(encode(&document, &document.root), Err(super::encode::EncodeError::Unknown), "{rest}");
+    }
+}
+
 /// Documents rich in tags, well-formed or not.
 fn tagged() -> impl Strategy<Value = Json> {
     let leaf = prop_oneof![
@@ -167,7 +176,8 @@ fn tagged() -> impl Strategy<Value = Json> {
             "[a-zA-Z.+/=]{0,12}",
             Just("B+oLFwksNAGWZA==".to_owned()),
             Just("bson.objectid.ObjectId".to_owned()),
-            Just("datetime.datetime".to_owned())
+            Just("datetime.datetime".to_owned()),
+            Just("celery.canvas.Signature".to_owned())
         ]
         .prop_map(Json::Text),
     ];
@@ -218,7 +228,10 @@ proptest! {
             let text = document.python_str(&document.root);
             if let Ok(written) = encode(&document, &document.root) {
                 let again = decode(&written, rules, "body", &Limits::default()).unwrap();
-                prop_assert_eq!(text, again.python_str(&again.root));
+                // A signature, which Python shows in its own way, becomes a plain map: only what had a text keeps it.
+                if text.is_ok() {
+                    prop_assert_eq!(text, again.python_str(&again.root));
+                }
                 prop_assert_eq!(encode(&again, &again.root).map(|json| json.to_string()), Ok(written.to_string()));
             }
         }
