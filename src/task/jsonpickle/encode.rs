@@ -18,8 +18,8 @@ pub enum EncodeError {
     /// A reference without its object, a zone of a foreign class, an instance made from arguments, or a signature with a state of its own.
     #[error("the value holds a reference, time zone or instance that is not known here")]
     Unknown,
-    /// A document of its own as the key of a map.
-    #[error("a map in the value has a key that is no text")]
+    /// A document of its own as the key of a map, or a name that jsonpickle would read as its own.
+    #[error("a map or instance in the value has a key that is no text, or that only jsonpickle may use")]
     Key,
 }
 
@@ -88,7 +88,7 @@ impl Encoder<'_> {
                 let mut written = Vec::with_capacity(entries.len());
                 for (key, value) in entries {
                     let key = key.text().ok_or(EncodeError::Key)?.to_owned();
-                    if key.starts_with("json://") || key.starts_with("py/") {
+                    if is_reserved(&key) {
                         return Err(EncodeError::Key);
                     }
                     written.push((key, self.node(value)?));
@@ -125,12 +125,19 @@ impl Encoder<'_> {
                 return Err(EncodeError::Unknown);
             }
             let items = instance.attributes.iter().filter(|(key, _)| key != "__dict__");
+            if items.clone().any(|(key, _)| is_reserved(key)) {
+                return Err(EncodeError::Key);
+            }
             let written: Result<Vec<_>, _> =
                 items.map(|(key, value)| Ok((key.clone(), self.node(value)?))).collect();
             return written.map(Json::Map);
         }
         let mut written = vec![("py/object".to_owned(), Json::Text(instance.class.clone()))];
-        for (key, value) in &instance.attributes {
+        for (n, (key, value)) in instance.attributes.iter().enumerate() {
+            // A state may have brought any name. A reader takes a factory before all others, so it cannot follow them.
+            if key.starts_with("py/") || (key == "default_factory" && n > 0) {
+                return Err(EncodeError::Key);
+            }
             written.push((key.clone(), self.node(value)?));
         }
         if !instance.items.is_empty() {
@@ -158,6 +165,11 @@ impl Encoder<'_> {
         let class_node = tagged("py/type", Json::Text(class.to_owned()));
         Ok(instance(class, "__reduce__", Json::List(vec![class_node, Json::List(arguments)])))
     }
+}
+
+/// Whether a map cannot have this key, because a reader takes it for a tag or for a document.
+fn is_reserved(key: &str) -> bool {
+    key.starts_with("json://") || key.starts_with("py/")
 }
 
 fn tagged(tag: &str, value: Json) -> Json {

@@ -167,6 +167,16 @@ fn a_signature_with_more_than_a_map_holds_is_not_written_without_it() {
     }
 }
 
+#[test]
+fn a_state_with_names_that_a_reader_would_not_find_again_is_not_written() {
+    for state in [r#"{"py/b65": "awQJ"}"#, r#"{"a": 1, "default_factory": null}"#] {
+        let document = document(&format!(r#"{{"py/object": "x.Y", "py/state": {state}}}"#));
+        assert_eq!(encode(&document, &document.root), Err(super::encode::EncodeError::Key), "{state}");
+    }
+    let document = document(r#"{"py/object": "celery.canvas.Signature", "task": "t", "json://1": 2}"#);
+    assert_eq!(encode(&document, &document.root), Err(super::encode::EncodeError::Key));
+}
+
 /// Documents rich in tags, well-formed or not.
 fn tagged() -> impl Strategy<Value = Json> {
     let leaf = prop_oneof![
@@ -186,6 +196,7 @@ fn tagged() -> impl Strategy<Value = Json> {
         "py/set",
         "py/b64",
         "py/b85",
+        "py/b65",
         "py/id",
         "py/iterator",
         "py/object",
