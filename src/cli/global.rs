@@ -2,11 +2,13 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 use figment::value::Value;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Directive;
 
 use super::output::Format;
 use crate::config::types::{Log, LogFormat};
@@ -98,6 +100,8 @@ pub(crate) enum Logs {
 }
 
 fn start_log(filter: EnvFilter, format: LogFormat) {
+    // The AMQP client logs whole messages that a server returns, with the tokens in them. What it meets, the broker tells.
+    let filter = filter.add_directive(Directive::from_str("lapin=off").expect("invariant: a directive"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

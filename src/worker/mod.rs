@@ -15,11 +15,11 @@ use futures_util::StreamExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
-use crate::broker::amqp::Pidbox;
+use crate::broker::amqp::{Celeryev, Pidbox};
 use crate::broker::{self, Broker, BrokerError, BrokerUrl, Command, OpenOptions, Submission};
 use crate::cancel::{CancelReason, CancelScope};
 use crate::celery::control::{self, About};
-use crate::celery::{Backend, BackendError, Control, Results};
+use crate::celery::{Backend, BackendError, Control, Events, Results};
 use crate::config::Settings;
 use crate::crew::Crew;
 use crate::error::TaskError;
@@ -117,24 +117,27 @@ impl Worker {
         for address in &settings.brokers {
             let url = BrokerUrl::parse(address.expose())?;
             let broker = broker::open(&url, &options).await?;
+            let mut sinks = celery_results(settings, &url).await?;
             if url.scheme().starts_with("amqp") {
-                let node = control::node_name(&identity.worker);
-                controls.push((Pidbox::new(&url, &node, options.connect_timeout)?, broker.clone()));
+                let (node, timeout) = (control::node_name(&identity.worker), options.connect_timeout);
+                let events = Events::new(Celeryev::new(&url, timeout)?, node.clone());
+                sinks.push(Arc::new(events.clone()));
+                controls.push((Pidbox::new(&url, &node, timeout)?, broker.clone(), events));
             }
-            sources.push((broker, celery_results(settings, &url).await?));
+            sources.push((broker, sinks));
         }
         let store = store::open(&BrokerUrl::parse(settings.store.expose())?, &options).await?;
         let lanes = settings.worker.concurrency;
         let worker =
             Self::assemble(settings, (sources, store), (identity, lock), (lanes, HostStreams::process()))?;
-        for (pidbox, broker) in controls {
-            worker.heed_celery(settings, pidbox, broker);
+        for (pidbox, broker, events) in controls {
+            worker.heed_celery(settings, (pidbox, broker), events);
         }
         Ok(worker)
     }
 
     /// Puts itself under Celery's remote control.
-    fn heed_celery(&self, settings: &Settings, pidbox: Pidbox, broker: Broker) {
+    fn heed_celery(&self, settings: &Settings, (pidbox, broker): (Pidbox, Broker), events: Events) {
         let about = About {
             node: control::node_name(&self.identity.worker),
             queues: self.queues.clone(),
@@ -142,7 +145,9 @@ impl Worker {
             prefetch: self.lanes + settings.worker.staging_ahead,
             started: Instant::now(),
         };
-        let control = Control::new(pidbox, broker, (self.ledger.clone(), self.lifecycle.clone()), about);
+        self.crew.spawn("heartbeat", events.clone().beat(self.ledger.clone(), self.background.clone()));
+        let steered = (self.ledger.clone(), self.lifecycle.clone());
+        let control = Control::new(pidbox, broker, steered, (events, about));
         self.crew.spawn("remote control", control.run(self.background.clone()));
     }
 
@@ -305,7 +310,7 @@ pub async fn run_once(
     let store = store::open(&url, &options).await?;
     // Without descriptors to spare, its output goes where every worker's goes.
     let host = HostStreams::of_one_task().unwrap_or_else(|_| HostStreams::process());
-    let stores = (vec![(broker.clone(), None)], store.clone());
+    let stores = (vec![(broker.clone(), Vec::new())], store.clone());
     let worker = Worker::assemble(&settings, stores, (identity, instance), (1, host))?;
     let filter = EventFilter { task: Some(task.id.clone()), ..EventFilter::default() };
     let mut events = broker.topic.follow(filter, EventStart::Oldest).await?;
@@ -336,16 +341,17 @@ pub async fn run_once(
     record.map(|found| found.record).ok_or_else(|| WorkerError::NoRecord(task.id.to_string()))
 }
 
-/// A broker, and the sink for the results of its Celery tasks.
-type Source = (Broker, Option<Arc<dyn EventSink>>);
+/// A broker, and the sinks for its Celery tasks.
+type Source = (Broker, Vec<Arc<dyn EventSink>>);
 
 async fn celery_results(
     settings: &Settings,
     broker: &BrokerUrl,
-) -> Result<Option<Arc<dyn EventSink>>, BackendError> {
+) -> Result<Vec<Arc<dyn EventSink>>, BackendError> {
     let timeout = settings.connect_timeout.get();
     let backend = Backend::open(settings.celery.result_backend.expose(), broker, timeout).await?;
-    Ok(backend.map(|backend| -> Arc<dyn EventSink> { Arc::new(Results::new(backend)) }))
+    let sink = |backend| -> Arc<dyn EventSink> { Arc::new(Results::new(backend)) };
+    Ok(backend.map(sink).into_iter().collect())
 }
 
 fn make_folder(path: &Path) -> Result<(), WorkerError> {

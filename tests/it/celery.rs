@@ -66,5 +66,21 @@ async fn a_celery_client_gets_results_looks_at_the_worker_revokes_and_shuts_it_d
     assert_eq!(seen["unborn"], json!(["REVOKED", "revoked: revoked"]), "a revoked task was started");
     assert_eq!(seen["revoked"][node], json!([running, unborn]));
     assert_eq!(seen["told"], false, "a value of the environment was told");
+
+    assert_eq!(seen["enabled"][0], json!([{ node: { "ok": "task events enabled" } }]));
+    assert_eq!(seen["enabled"][1], json!([{ node: { "ok": "task events already enabled" } }]));
+    let kinds = |uuid: &Value| -> Vec<&str> {
+        let events = seen["events"].as_array().unwrap().iter().filter(|event| event[1] == *uuid);
+        events.map(|event| event[0].as_str().unwrap()).collect()
+    };
+    assert_eq!(kinds(running), ["task-received", "task-started", "task-revoked"]);
+    assert_eq!(kinds(unborn), ["task-revoked"]);
+    for kind in ["worker-heartbeat", "worker-offline", "task-succeeded", "task-failed"] {
+        assert!(seen["events"].to_string().contains(kind), "no {kind} in {}", seen["events"]);
+    }
+    let name = "girder_worker.docker.tasks.docker_run";
+    assert_eq!(seen["states"][running.as_str().unwrap()], json!([name, "REVOKED", node]));
+    // The AMQP client writes whole messages to its log, tokens and all.
+    assert!(!worker.log().contains("io_loop"), "{}", worker.log());
     assert!(worker.end().await.success());
 }

@@ -13,6 +13,7 @@
 
 mod admin;
 mod answers;
+mod celeryev;
 mod custody;
 mod dead;
 mod fleet;
@@ -33,6 +34,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 pub use answers::Answers;
+pub use celeryev::Celeryev;
 pub use pidbox::Pidbox;
 
 use super::{Adapter, Broker, BrokerError, BrokerUrl, Capabilities, OpenOptions};

@@ -16,6 +16,7 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::event::{Events, Switch};
 use crate::broker::amqp::Pidbox;
 use crate::broker::{Broker, Command};
 use crate::cancel::CancelScope;
@@ -40,6 +41,8 @@ pub struct Control {
     pub ledger: Ledger,
     /// What a shutdown advances.
     pub lifecycle: Lifecycle,
+    /// What it tells monitors.
+    pub events: Events,
     /// What it says of itself.
     pub about: About,
     memory: Memory,
@@ -129,9 +132,9 @@ impl Control {
         pidbox: Pidbox,
         broker: Broker,
         (ledger, lifecycle): (Ledger, Lifecycle),
-        about: About,
+        (events, about): (Events, About),
     ) -> Self {
-        Self { pidbox, broker, ledger, lifecycle, about, memory: Memory::default() }
+        Self { pidbox, broker, ledger, lifecycle, events, about, memory: Memory::default() }
     }
 
     /// Hears and answers until `stop` ends.
@@ -197,9 +200,8 @@ impl Control {
             "add_consumer" | "cancel_consumer" => answers::refused(
                 "the queues of this worker are those of its start: start it with others, or pause the queue by longshore queue pause",
             ),
-            "enable_events" | "disable_events" => {
-                answers::refused("this worker sends no Celery events; longshore events follows its tasks")
-            }
+            "enable_events" => self.switch(Switch::On),
+            "disable_events" => self.switch(Switch::Off),
             "shutdown" => {
                 tracing::info!("asked by Celery's remote control to shut down");
                 self.lifecycle.advance(LifePhase::Draining);
@@ -208,6 +210,12 @@ impl Control {
             unknown => answers::refused(&format!("KeyError({})", answers::python_text(unknown))),
         };
         Some(answer)
+    }
+
+    fn switch(&self, to: Switch) -> Value {
+        let word = if to == Switch::On { "enabled" } else { "disabled" };
+        let already = if self.events.switch(to) { "" } else { "already " };
+        json!({ "ok": format!("task events {already}{word}") })
     }
 
     fn clock(&self) -> u64 {

@@ -7,6 +7,7 @@ Prints what it saw as one JSON document, for the test to judge.
 
 import json
 import sys
+import threading
 import time
 import uuid
 
@@ -36,6 +37,25 @@ def main():
             value = f"{type(error).__name__}: {error}"
         return [sent.state, value]
 
+    state = app.events.State()
+    events = []
+
+    def hear(event):
+        state.event(dict(event))
+        events.append([event["type"], event.get("uuid")])
+
+    def listen():
+        with app.connection() as connection:
+            app.events.Receiver(connection, handlers={"*": hear}).capture(limit=None, timeout=None, wakeup=False)
+
+    def until_told(*kinds):
+        until = time.monotonic() + WITHIN
+        while not set(kinds) <= {kind for kind, _ in events} and time.monotonic() < until:
+            time.sleep(0.1)
+
+    threading.Thread(target=listen, daemon=True).start()
+    seen["enabled"] = [app.control.enable_events(destination=[node], reply=True, timeout=10, limit=1) for _ in range(2)]
+    until_told("worker-heartbeat")
     seen["good"] = ended(send("exit 0"))
     seen["bad"] = ended(send("exit 3"))
     inspect = app.control.inspect(destination=[node], timeout=10)
@@ -47,7 +67,7 @@ def main():
 
     running = send("sleep 300")
     until = time.monotonic() + WITHIN
-    while running.id not in json.dumps(inspect.active()) and time.monotonic() < until:
+    while ["task-started", running.id] not in events and time.monotonic() < until:
         time.sleep(0.1)
     seen["active"] = inspect.active()
     seen["queried"] = inspect.query_task(running.id)
@@ -59,8 +79,12 @@ def main():
     seen["unborn"] = ended(send("exit 0", task_id=unborn))
     seen["revoked"] = inspect.revoked()
     seen["ids"] = {"running": running.id, "unborn": unborn}
-    seen["told"] = SECRET in json.dumps(seen)
+    seen["told"] = SECRET in json.dumps([seen, events])
+    until_told("task-revoked")
     app.control.shutdown(destination=[node])
+    until_told("worker-offline")
+    seen["events"] = events
+    seen["states"] = {task.uuid: [task.name, task.state, task.worker.hostname] for task in state.tasks.values()}
     print(json.dumps(seen))
 
 
