@@ -222,9 +222,8 @@ impl Bar {
     }
 
     fn step(&self, text: &str) {
-        self.tell(|told| text.clone_into(&mut told.message));
         self.drawn.enable_steady_tick(FRAME);
-        self.drawn.update(|_| {});
+        self.tell(|told, _| text.clone_into(&mut told.message));
     }
 
     #[expect(
@@ -235,26 +234,28 @@ impl Bar {
     #[expect(clippy::cast_precision_loss, reason = "the whole is small")]
     fn progress(&self, progress: &Progress) {
         let total = progress.total.filter(|total| *total > 0.0 && total.is_finite());
-        self.tell(|told| {
+        if total.is_some() && self.drawn.length().is_none() {
+            // Before the line is told: the ticker may draw at any moment.
+            self.drawn.set_style(self.style("{told:40} [{bar:30}] {count}  {rate}  {eta} left"));
+        }
+        self.tell(|told, state| {
             if let Some(message) = &progress.message {
                 told.message = super::output::short(message, MESSAGE_WIDTH);
             }
             told.total = total.unwrap_or(0.0);
             told.current = progress.current.unwrap_or(0.0);
-        });
-        let Some(total) = total else { return self.drawn.update(|_| {}) };
-        if self.drawn.length().is_none() {
-            self.drawn.set_style(self.style("{told:40} [{bar:30}] {count}  {rate}  {eta} left"));
-        }
-        let share = (progress.current.unwrap_or(0.0) / total).clamp(0.0, 1.0);
-        self.drawn.update(|state| {
-            state.set_len(WHOLE);
-            state.set_pos((share * WHOLE as f64) as u64);
+            if let Some(total) = total {
+                let share = (told.current / total).clamp(0.0, 1.0);
+                state.set_len(WHOLE);
+                state.set_pos((share * WHOLE as f64) as u64);
+            }
         });
     }
 
-    fn tell(&self, change: impl FnOnce(&mut Told)) {
-        change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Changes all of it while nothing can be drawn: a frame is drawn under the lock that `update` holds.
+    fn tell(&self, change: impl FnOnce(&mut Told, &mut ProgressState)) {
+        self.drawn
+            .update(|state| change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner), state));
     }
 
     fn style(&self, template: &str) -> ProgressStyle {
@@ -270,9 +271,14 @@ impl Bar {
             .expect("invariant: the templates in this file are readable")
             .progress_chars("=> ")
             .with_key("told", with(|told, _| told.message.clone()))
-            .with_key("count", with(|told, _| format!("{}/{}", number(told.current), number(told.total))))
+            .with_key("count", with(|told, _| place(told)))
             .with_key("rate", with(rate))
     }
+}
+
+/// Nothing, while no place was told.
+fn place(told: &Told) -> String {
+    if told.total > 0.0 { format!("{}/{}", number(told.current), number(told.total)) } else { String::new() }
 }
 
 /// How fast it goes, in the units of the container's own numbers.
