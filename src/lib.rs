@@ -15,6 +15,7 @@ pub mod handler;
 pub mod http;
 pub mod ledger;
 pub mod lifecycle;
+pub mod nats;
 pub mod ping;
 pub mod pipeline;
 pub mod policy;

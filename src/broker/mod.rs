@@ -11,6 +11,7 @@ pub mod amqp;
 pub mod dead;
 pub mod memory;
 pub mod message;
+pub mod nats;
 pub mod redis;
 pub mod sqlite;
 pub mod url;
@@ -34,7 +35,7 @@ use crate::events::{Event, EventFilter, EventStart};
 use crate::task::{Priority, QueueName, RawMessage, TaskId};
 
 /// The adapters by URL scheme.
-pub const ADAPTERS: &[Adapter] = &[sqlite::ADAPTER, redis::ADAPTER, amqp::ADAPTER, memory::ADAPTER];
+pub const ADAPTERS: &[Adapter] = &[sqlite::ADAPTER, nats::ADAPTER, redis::ADAPTER, amqp::ADAPTER, memory::ADAPTER];
 
 /// Opens the broker at `url` with the adapter of its scheme.
 pub async fn open(url: &BrokerUrl, options: &OpenOptions) -> Result<Broker, BrokerError> {
@@ -49,6 +50,16 @@ pub async fn open(url: &BrokerUrl, options: &OpenOptions) -> Result<Broker, Brok
             ))
         })?;
     (adapter.open)(url, options).await
+}
+
+/// Makes and repairs what the broker at `url` must hold for the queues of `options`, by the adapter of its scheme: one line
+/// for each thing that was looked after. Most adapters make what they need when they are opened.
+pub async fn initialize(url: &BrokerUrl, options: &OpenOptions) -> Result<Vec<String>, BrokerError> {
+    if nats::ADAPTER.schemes.contains(&url.scheme()) {
+        return nats::initialize(url, options).await;
+    }
+    let broker = open(url, options).await?;
+    Ok(vec![format!("{}  makes what it needs by itself", broker.name)])
 }
 
 /// An opened broker: everything an adapter offers. Cheap to clone.

@@ -49,7 +49,8 @@ impl Context {
         }
     }
 
-    fn open_options(&self) -> OpenOptions {
+    /// How a client of the command line opens a broker or store.
+    pub(crate) fn open_options(&self) -> OpenOptions {
         let settings = self.settings();
         OpenOptions {
             queues: Vec::new(),

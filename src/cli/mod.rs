@@ -14,6 +14,7 @@ mod run;
 mod watch;
 mod worker;
 
+mod broker;
 mod config;
 mod dead;
 mod decode;
@@ -71,6 +72,8 @@ enum Command {
     Events(events::Events),
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    #[command(subcommand)]
+    Broker(broker::BrokerCommand),
     #[command(subcommand)]
     Dead(dead::DeadCommand),
     Decode(decode::Decode),
@@ -135,6 +138,7 @@ impl Command {
             Self::Task(command) => command.run(context).await,
             Self::Events(events) => events.run(context).await,
             Self::Queue(command) => command.run(context).await,
+            Self::Broker(command) => command.run(context).await,
             Self::Dead(command) => command.run(context).await,
             Self::Decode(decode) => decode.run(context),
             Self::Policy(command) => command.run(context),

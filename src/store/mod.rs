@@ -5,6 +5,7 @@
 
 pub mod journal;
 pub mod memory;
+pub mod nats;
 pub mod record;
 pub mod redis;
 pub mod sqlite;
@@ -22,7 +23,7 @@ use crate::broker::{BrokerUrl, OpenOptions};
 use crate::task::{Fence, QueueName, TaskId};
 
 /// The stores by URL scheme.
-pub const STORES: &[StoreAdapter] = &[sqlite::STORE, redis::STORE, memory::STORE];
+pub const STORES: &[StoreAdapter] = &[sqlite::STORE, nats::STORE, redis::STORE, memory::STORE];
 
 /// Opens the store at `url` with the adapter of its scheme.
 pub async fn open(url: &BrokerUrl, options: &OpenOptions) -> Result<Arc<dyn ResultStore>, StoreError> {

@@ -15,6 +15,7 @@ mod executor;
 mod girder;
 mod girder_starts;
 mod layering;
+mod nats;
 mod pipeline;
 mod redis;
 mod sqlite;

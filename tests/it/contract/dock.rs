@@ -116,9 +116,9 @@ pub(crate) struct Amqp {
 }
 
 /// Counts the fetches of a source: between them the server pushes, and nobody looks.
-struct Counting {
-    source: Arc<dyn Source>,
-    looks: Arc<AtomicU64>,
+pub(crate) struct Counting {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) looks: Arc<AtomicU64>,
 }
 
 #[async_trait]

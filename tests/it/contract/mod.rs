@@ -109,5 +109,6 @@ macro_rules! contract {
 
 contract!(memory, crate::contract::dock::Memory, [tokio::test(start_paused = true)]);
 contract!(sqlite, crate::contract::dock::Sqlite, [tokio::test]);
+contract!(nats, crate::support::nats::Nats, [tokio::test]);
 contract!(redis, crate::support::redis::Redis, [tokio::test]);
 contract!(amqp, crate::contract::dock::Amqp, [tokio::test], broker only);

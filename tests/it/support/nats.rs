@@ -1,6 +1,9 @@
 //! A real NATS server with JetStream, one per test.
 
+use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tempfile::TempDir;
 
@@ -10,19 +13,47 @@ use super::process::{Server, free_port};
 pub(crate) struct Nats {
     port: u16,
     server: Server,
-    _folder: TempDir,
+    /// Fetches of the clients that tests of every broker open here.
+    pub(crate) looks: Arc<AtomicU64>,
+    folder: TempDir,
 }
 
 impl Nats {
     /// Starts one on a free port of 127.0.0.1.
     pub(crate) async fn start() -> Nats {
+        Nats::with(|_| String::new()).await
+    }
+
+    /// The same with more settings, in the server's own words, which may name files in its folder.
+    pub(crate) async fn with(settings: impl FnOnce(&Path) -> String) -> Nats {
+        Nats::begin(settings, &["--jetstream"]).await
+    }
+
+    /// One that carries messages and keeps none.
+    pub(crate) async fn without_jetstream() -> Nats {
+        Nats::begin(|_| String::new(), &[]).await
+    }
+
+    async fn begin(settings: impl FnOnce(&Path) -> String, arguments: &[&str]) -> Nats {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let port = free_port();
+        let file = folder.path().join("nats.conf");
+        std::fs::write(&file, settings(folder.path())).expect("the folder can be written");
         let mut command = Command::new("nats-server");
-        command.args(["--addr", "127.0.0.1", "--jetstream", "--port", &port.to_string(), "--store_dir"]);
-        command.arg(folder.path());
+        command.args(arguments).args(["--addr", "127.0.0.1", "--port", &port.to_string(), "--store_dir"]);
+        command.arg(folder.path()).arg("--config").arg(file);
         let server = Server::start("nats-server", &command, folder.path(), port).await;
-        Nats { port, server, _folder: folder }
+        Nats { port, server, looks: Arc::default(), folder }
+    }
+
+    /// A plain connection of a producer or operator.
+    pub(crate) async fn connection(&self) -> async_nats::Client {
+        async_nats::connect(self.url()).await.expect("the server accepts")
+    }
+
+    /// Where its storage is.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Where it listens: `nats://127.0.0.1:PORT`.

@@ -1,0 +1,140 @@
+//! Who may enter and what he may do: users, tokens, nkeys, TLS, contexts, and the permissions that longshore prints.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use longshore::broker::Settlement;
+
+use super::opened;
+use crate::contract::dock::{fetch_one, message, settle, submit};
+use crate::support::longshore::Longshore;
+use crate::support::nats::Nats;
+use crate::support::poll::eventually;
+
+async fn works(nats: &Nats, address: &str) {
+    let broker = opened(nats, address).await.unwrap();
+    submit(&broker, vec![message("a")]).await;
+    settle(fetch_one(&broker).await, Settlement::Ack).await;
+}
+
+async fn refused(nats: &Nats, address: &str) -> String {
+    let error = opened(nats, address).await.unwrap_err();
+    let text = error.to_string();
+    assert!(!text.contains("secret") && !format!("{error:?}").contains("secret"), "{text}");
+    text
+}
+
+#[tokio::test]
+async fn user_and_password_are_used_and_never_shown() {
+    let nats = Nats::with(|_| "authorization: { user: dock, password: \"s@cret\" }\n".to_owned()).await;
+    works(&nats, &format!("nats://dock:s%40cret@{}", nats.address())).await;
+    let error = refused(&nats, &format!("nats://dock:secret-not@{}", nats.address())).await;
+    assert!(error.contains("nats://user:password@host"), "{error}");
+    refused(&nats, &nats.url()).await;
+}
+
+#[tokio::test]
+async fn a_token_is_used_and_never_shown() {
+    let nats = Nats::with(|_| "authorization: { token: \"secret1\" }\n".to_owned()).await;
+    works(&nats, &format!("nats://secret1@{}", nats.address())).await;
+    let other = Nats::with(|_| "authorization: { token: \"secret1\" }\n".to_owned()).await;
+    works(&other, &format!("nats://{}?token=secret1", other.address())).await;
+    refused(&nats, &format!("nats://secret2@{}", nats.address())).await;
+}
+
+/// The pair of NATS' own documentation.
+const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
+const PUBLIC: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+
+#[tokio::test]
+async fn an_nkey_is_read_from_its_file() {
+    let nats = Nats::with(|folder| {
+        std::fs::write(folder.join("seed"), format!("{SEED}\n")).unwrap();
+        format!("authorization: {{ users: [ {{ nkey: {PUBLIC} }} ] }}\n")
+    })
+    .await;
+    works(&nats, &format!("{}?nkey={}", nats.url(), nats.folder().join("seed").display())).await;
+    let error = refused(&nats, &format!("{}?nkey=/no/such/file", nats.url())).await;
+    assert!(error.contains("/no/such/file"), "{error}");
+}
+
+/// An authority and a server certificate by it for 127.0.0.1.
+fn certificates(folder: &Path) {
+    let script = "printf 'subjectAltName=IP:127.0.0.1\\n' >names
+new='req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
+openssl $new -x509 -keyout ca.key -out ca.pem -subj /CN=test -days 2
+openssl $new -keyout key.pem -out request -subj /CN=nats
+openssl x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names";
+    let made = Command::new("sh").args(["-ec", script]).current_dir(folder).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[tokio::test]
+async fn tls_is_checked_against_the_authority_that_the_address_names() {
+    let nats = Nats::with(|folder| {
+        certificates(folder);
+        let file = |name: &str| folder.join(name).display().to_string();
+        format!("tls: {{ cert_file: \"{}\", key_file: \"{}\" }}\n", file("cert.pem"), file("key.pem"))
+    })
+    .await;
+    let authority = nats.folder().join("ca.pem");
+    works(&nats, &format!("tls://{}?ca={}", nats.address(), authority.display())).await;
+    assert!(opened(&nats, &format!("tls://{}", nats.address())).await.is_err(), "an unknown authority");
+}
+
+#[tokio::test]
+async fn a_context_of_the_nats_command_names_server_and_user() {
+    let nats = Nats::with(|_| "authorization: { user: dock, password: secret }\n".to_owned()).await;
+    let longshore = Longshore::with_settings("brokers = [\"nats://?context=quay\"]\n");
+    let contexts = longshore.folder().join("config/nats/context");
+    std::fs::create_dir_all(&contexts).unwrap();
+    let context = serde_json::json!({ "url": nats.url(), "user": "dock", "password": "secret", "description": "" });
+    std::fs::write(contexts.join("quay.json"), context.to_string()).unwrap();
+    let mut command = tokio::process::Command::from(longshore.command(&["queue", "list"]));
+    let said = command.env("XDG_CONFIG_HOME", longshore.folder().join("config")).output().await.unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+}
+
+#[tokio::test]
+async fn the_permissions_that_are_printed_suffice_and_no_more_is_allowed() {
+    let printed = async |role: &str| {
+        let longshore = Longshore::with_settings("brokers = [\"nats://anywhere\"]\n");
+        longshore.ok(&["broker", "permissions", "--role", role]).await
+    };
+    let mut users = vec!["{ user: admin, password: admin }".to_owned()];
+    for role in ["producer", "worker", "viewer"] {
+        users.push(format!("{{ user: {role}, password: {role}, {} }}", printed(role).await));
+    }
+    let settings = format!("authorization: {{ users: [ {} ] }}\n", users.join("\n"));
+    let nats = Nats::with(|_| settings).await;
+    let of = |user: &str| {
+        let address = format!("nats://{user}:{user}@{}", nats.address());
+        let manage = if user == "admin" { "" } else { "?manage=no" };
+        Longshore::with_settings(&format!("brokers = [\"{address}{manage}\"]\n"))
+    };
+    let [admin, producer, worker, viewer] = ["admin", "producer", "worker", "viewer"].map(of);
+    admin.ok(&["broker", "init", "--queue", "default"]).await;
+    let canceled = producer.ok(&["submit", "--kind", "longshore.ping"]).await;
+    producer.ok(&["task", "cancel", &canceled]).await;
+    let running = worker.worker(&["--name", "quay"]).await;
+    let done = producer.ok(&["submit", "--kind", "longshore.ping"]).await;
+    viewer.ok(&["task", "wait", &done]).await;
+    for task in [&done, &canceled] {
+        eventually(Duration::from_secs(20), "its end is seen", async || {
+            let said = viewer.run(&["task", "show", task, "--output", "json"]).await;
+            (said.stdout.contains("\"succeeded\"") || said.stdout.contains("\"canceled\"")).then_some(())
+        })
+        .await;
+    }
+    let events = viewer.ok(&["events", "--task", &done]).await;
+    assert!(events.contains("longshore.task.succeeded.v1"), "{events}");
+    assert!(viewer.ok(&["worker", "list"]).await.contains("quay"));
+    assert!(viewer.ok(&["queue", "list"]).await.contains("default"));
+    viewer.ok(&["dead", "list"]).await;
+    viewer.ok(&["task", "list"]).await;
+    let log = running.log();
+    assert!(!log.contains("ermission"), "the worker wanted more than is printed: {log}");
+    let said = viewer.run(&["submit", "--kind", "longshore.ping"]).await;
+    assert_eq!(said.code, Some(3), "a viewer must not submit: {said:?}");
+}
