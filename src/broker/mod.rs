@@ -35,7 +35,8 @@ use crate::events::{Event, EventFilter, EventStart};
 use crate::task::{Priority, QueueName, RawMessage, TaskId};
 
 /// The adapters by URL scheme.
-pub const ADAPTERS: &[Adapter] = &[sqlite::ADAPTER, nats::ADAPTER, redis::ADAPTER, amqp::ADAPTER, memory::ADAPTER];
+pub const ADAPTERS: &[Adapter] =
+    &[sqlite::ADAPTER, nats::ADAPTER, redis::ADAPTER, amqp::ADAPTER, memory::ADAPTER];
 
 /// Opens the broker at `url` with the adapter of its scheme.
 pub async fn open(url: &BrokerUrl, options: &OpenOptions) -> Result<Broker, BrokerError> {

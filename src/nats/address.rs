@@ -217,31 +217,17 @@ impl Place {
         }
         Ok(options)
     }
-
-    /// What became of a first connection. What the library says may hold secrets of the address only where it repeats it,
-    /// which it does not of user and password.
-    pub(super) fn refused_connection(&self, error: &ConnectError) -> LinkError {
-        let text = error.to_string();
-        match error.kind() {
-            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                LinkError::Refused(format!(
-                    "{text}: name a user that may (nats://user:password@host, ?creds=FILE, ?nkey=FILE, ?token=…)"
-                ))
-            }
-            ConnectErrorKind::Tls => {
-                LinkError::Refused(format!("{text}: is the certificate's authority known here (?ca=FILE)?"))
-            }
-            ConnectErrorKind::ServerParse => LinkError::Address(text),
-            _ => LinkError::Unavailable(text),
-        }
-    }
 }
 
 impl Options {
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         let word = |what: &str| {
             let ok = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || "*>".contains(c));
-            if ok { Ok(value.to_owned()) } else { Err(format!("has the {what} {value:?}: it must be a word")) }
+            if ok {
+                Ok(value.to_owned())
+            } else {
+                Err(format!("has the {what} {value:?}: it must be a word"))
+            }
         };
         let path = || Some(PathBuf::from(value));
         match key {
@@ -354,6 +340,23 @@ impl Context {
     }
 }
 
+/// What became of a first connection. What the library says repeats neither user nor password.
+pub(super) fn refused_connection(error: &ConnectError) -> LinkError {
+    let text = error.to_string();
+    match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            LinkError::Refused(format!(
+                "{text}: name a user that may (nats://user:password@host, ?creds=FILE, ?nkey=FILE, ?token=…)"
+            ))
+        }
+        ConnectErrorKind::Tls => {
+            LinkError::Refused(format!("{text}: is the certificate's authority known here (?ca=FILE)?"))
+        }
+        ConnectErrorKind::ServerParse => LinkError::Address(text),
+        _ => LinkError::Unavailable(text),
+    }
+}
+
 /// Contexts may say `~/…`.
 fn expanded(file: &str) -> PathBuf {
     match (file.strip_prefix("~/"), std::env::var_os("HOME")) {
@@ -395,13 +398,15 @@ mod tests {
 
     #[test]
     fn an_address_says_where_how_and_what() {
-        let address = "nats://u:s%40cret@a:1,b?prefix=lab&dedup=2h&replicas=3&storage=memory&domain=edge&manage=no";
+        let address =
+            "nats://u:s%40cret@a:1,b?prefix=lab&dedup=2h&replicas=3&storage=memory&domain=edge&manage=no";
         let place = Place::parse(address, "nats://a:1,b").unwrap();
         assert_eq!(place.name, "nats://a:1,b?prefix=lab");
         assert_eq!((place.prefix.as_str(), place.dedup), ("lab", Some(Duration::from_secs(7_200))));
         assert_eq!((place.replicas, place.storage, place.manage), (3, Storage::Memory, false));
         assert_eq!(place.api(), "$JS.edge.API");
-        let hosts: Vec<_> = place.servers().iter().map(|server| (server.host().to_owned(), server.port())).collect();
+        let hosts: Vec<_> =
+            place.servers().iter().map(|server| (server.host().to_owned(), server.port())).collect();
         assert_eq!(hosts, [("a".to_owned(), 1), ("b".to_owned(), 4222)]);
         assert_eq!(place.access.user, Some(("u".to_owned(), "s@cret".to_owned())));
         assert!(!format!("{place:?}").contains("cret"));

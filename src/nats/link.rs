@@ -1,7 +1,7 @@
 //! The connection to a server, and what is asked of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::{
@@ -12,6 +12,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::address::refused_connection;
 use super::{LinkError, Place, Stored};
 
 /// How long one request may take.
@@ -75,7 +76,7 @@ impl Link {
         let connecting = tokio::time::timeout(patience, options.connect(place.servers()));
         let client = match connecting.await {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(place.refused_connection(&error)),
+            Ok(Err(error)) => return Err(refused_connection(&error)),
             Err(_) => return Err(LinkError::Unavailable(format!("no answer within {patience:?}"))),
         };
         let link = Self { client, api: place.api().into(), breaks, asks: Arc::default() };
@@ -140,7 +141,8 @@ impl Link {
         let answer = self.request(subject, Some(headers), body).await;
         let answer = answer.map_err(|error| match error {
             LinkError::Missing(_) => LinkError::Missing(
-                "no stream takes the message: let longshore make its streams (longshore broker init)".to_owned(),
+                "no stream takes the message: let longshore make its streams (longshore broker init)"
+                    .to_owned(),
             ),
             error => error,
         })?;

@@ -6,6 +6,8 @@
 //! - What is stored is asked for by direct get where there is one replica only: with more, a replica that is behind may
 //!   answer, and a record's compare-and-set would run on what was.
 
+use std::fmt::Write;
+
 pub mod address;
 mod link;
 mod scan;
@@ -68,7 +70,8 @@ pub fn token(name: &str) -> String {
         if plain(byte) {
             token.push(char::from(byte));
         } else {
-            token.push_str(&format!("={byte:02X}"));
+            // Writing to a text cannot fail.
+            let _ = write!(token, "={byte:02X}");
         }
     }
     token

@@ -96,9 +96,8 @@ impl Scan {
         let payload = json!({ "stream_name": stream, "config": config });
         let made = link.ask(&format!("CONSUMER.CREATE.{stream}"), &payload).await?;
         let consumer = made.get("name").and_then(Value::as_str).map(str::to_owned);
-        let consumer = consumer.ok_or_else(|| {
-            LinkError::Unreadable("it made a consumer and did not say its name".to_owned())
-        })?;
+        let consumer = consumer
+            .ok_or_else(|| LinkError::Unreadable("it made a consumer and did not say its name".to_owned()))?;
         let left = made.get("num_pending").and_then(Value::as_u64).unwrap_or_default();
         let stream = stream.to_owned();
         let (link, page) = (link.clone(), VecDeque::new());
@@ -144,8 +143,7 @@ impl Scan {
 
     async fn ask_for_more(&mut self) -> Result<(), LinkError> {
         self.asked = self.left.min(AT_ONCE);
-        let subject =
-            self.link.api_subject(&format!("CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer));
+        let subject = self.link.api_subject(&format!("CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer));
         let payload = json!({ "batch": self.asked, "no_wait": true }).to_string();
         self.link.send_asking(subject, self.inbox.clone(), payload.into()).await
     }
@@ -176,7 +174,9 @@ impl Scan {
             Some(StatusCode::TIMEOUT) => self.asked = 0,
             Some(status) => {
                 let said = message.description.unwrap_or_default();
-                return Err(LinkError::Refused(format!("it ended the reading of a stream with {status}: {said}")));
+                return Err(LinkError::Refused(format!(
+                    "it ended the reading of a stream with {status}: {said}"
+                )));
             }
         }
         Ok(())

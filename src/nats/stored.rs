@@ -110,7 +110,7 @@ pub struct AckInfo {
 impl AckInfo {
     /// Reads it from a delivered message.
     pub fn of(message: &Message) -> Result<Self, LinkError> {
-        let reply = message.reply.as_ref().map(|reply| reply.to_string()).unwrap_or_default();
+        let reply = message.reply.as_ref().map(ToString::to_string).unwrap_or_default();
         Self::parse(&reply)
             .ok_or_else(|| LinkError::Unreadable(format!("{reply:?} is no place to acknowledge a delivery")))
     }
@@ -141,8 +141,7 @@ mod tests {
     #[test]
     fn both_forms_of_an_acknowledgement_are_read() {
         let old = AckInfo::parse("$JS.ACK.W.c1.2.5.6.1795816506374444151.3").unwrap();
-        let new =
-            AckInfo::parse("$JS.ACK.hub.acchash.W.c1.2.5.6.1795816506374444151.3.x7").unwrap();
+        let new = AckInfo::parse("$JS.ACK.hub.acchash.W.c1.2.5.6.1795816506374444151.3.x7").unwrap();
         for info in [old, new] {
             assert_eq!((info.delivered, info.sequence, info.pending), (2, 5, 3));
             assert_eq!(info.time.as_nanosecond(), 1_795_816_506_374_444_151);

@@ -133,7 +133,9 @@ pub async fn state(link: &Link, name: &str, subjects: Option<&str>) -> Result<St
         state.last = number("last_seq");
         let page = found.get("subjects").and_then(Value::as_object).cloned().unwrap_or_default();
         let full = page.len() as u64 >= SUBJECTS_AT_ONCE;
-        state.subjects.extend(page.into_iter().map(|(name, count)| (name, count.as_u64().unwrap_or_default())));
+        state
+            .subjects
+            .extend(page.into_iter().map(|(name, count)| (name, count.as_u64().unwrap_or_default())));
         if !full {
             return Ok(state);
         }

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use super::attend::paused_queues;
 use super::Client;
+use super::attend::paused_queues;
 use super::names::{Names, Wait, key_subject};
 use crate::broker::{Admin, BrokerError, Intake, QueueInfo, Waiting, WaitingQuery};
 use crate::nats::stream::{self, purge};

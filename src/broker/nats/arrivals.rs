@@ -129,7 +129,8 @@ impl Arrivals {
         let mut taken = Vec::new();
         for class in PriorityClass::ALL {
             while taken.len() < most {
-                let of_class = state.counters.iter_mut().filter(|c| c.class == class && !paused.contains(&c.queue));
+                let of_class =
+                    state.counters.iter_mut().filter(|c| c.class == class && !paused.contains(&c.queue));
                 let oldest = of_class
                     .filter_map(|counter| Some((counter.came.front()?.info.time, counter)))
                     .min_by_key(|(time, _)| *time);
@@ -284,7 +285,12 @@ impl Arrivals {
     pub(super) fn give_back_at(&self) -> Option<Instant> {
         let state = self.state();
         let idle_since = state.idle_since?;
-        let oldest = state.counters.iter().filter_map(|counter| counter.came.front()).map(|arrived| arrived.at).min()?;
+        let oldest = state
+            .counters
+            .iter()
+            .filter_map(|counter| counter.came.front())
+            .map(|arrived| arrived.at)
+            .min()?;
         Some(oldest.max(idle_since) + GRACE)
     }
 

@@ -30,7 +30,8 @@ pub(super) struct Holds {
 /// Listens as long as `stop` is not cancelled; returns when it hears.
 pub(super) async fn begin(client: &Arc<Client>, stop: CancellationToken) -> Result<(), LinkError> {
     let link = client.link.clone();
-    let pauses = link.subscribe(key_subject(&client.names.control_bucket(), &Names::pause_key_pattern())).await?;
+    let pauses =
+        link.subscribe(key_subject(&client.names.control_bucket(), &Names::pause_key_pattern())).await?;
     let questions = link.subscribe(client.names.roll_call()).await?;
     let breaks = link.breaks();
     link.settled().await?;

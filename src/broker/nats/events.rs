@@ -235,16 +235,14 @@ impl Past {
         }
         let heads = self.heads.iter_mut().filter(|head| head.is_some());
         let oldest = heads.min_by_key(|head| head.as_ref().map(|stored| stored.time));
-        match oldest.and_then(Option::take) {
-            Some(stored) => Ok(Some(stored)),
-            None => {
-                for scan in self.scans.drain(..) {
-                    scan.end().await;
-                }
-                self.heads.clear();
-                Ok(None)
+        let oldest = oldest.and_then(Option::take);
+        if oldest.is_none() {
+            for scan in self.scans.drain(..) {
+                scan.end().await;
             }
+            self.heads.clear();
         }
+        Ok(oldest)
     }
 }
 

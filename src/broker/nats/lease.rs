@@ -19,9 +19,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::Client;
 use super::message::{self, Moved};
 use super::names::Wait;
-use super::Client;
 use crate::broker::{BrokerError, Extended, Extender, Settled, Settlement, Settler};
 use crate::nats::{AckInfo, LinkError};
 use crate::task::{PriorityClass, QueueName};
@@ -68,8 +68,19 @@ impl Held {
         let Received { info, place: (queue, class), message, submitted, headers, body, ack_wait } = received;
         let (client, state) = (Arc::clone(client), Mutex::new(State { until, ended: false }));
         let kept = AtomicBool::new(false);
-        let held =
-            Arc::new(Self { client, info, queue, class, message, submitted, headers, body, ack_wait, state, kept });
+        let held = Arc::new(Self {
+            client,
+            info,
+            queue,
+            class,
+            message,
+            submitted,
+            headers,
+            body,
+            ack_wait,
+            state,
+            kept,
+        });
         held.keep_until(until);
         held
     }
@@ -102,7 +113,13 @@ impl Held {
         // Ends with the lease.
         tokio::spawn(async move {
             while held.until().is_some() {
-                if held.client.link.send(held.info.reply.clone(), Bytes::from_static(IN_PROGRESS)).await.is_err() {
+                if held
+                    .client
+                    .link
+                    .send(held.info.reply.clone(), Bytes::from_static(IN_PROGRESS))
+                    .await
+                    .is_err()
+                {
                     break;
                 }
                 tokio::time::sleep(held.ack_wait / 3).await;

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream as streams};
 use jiff::Timestamp;
 
+use super::Client;
 use super::admin::{Consumers, Reached};
 use super::attend::Holds;
 use super::message::Letter;
 use super::names::{Wait, usual_priority};
-use super::Client;
 use crate::broker::{CONTENTS_MAX, Contents, Waiting, WaitingQuery};
 use crate::nats::{LinkError, Stored, stream};
 use crate::task::{PriorityClass, QueueName, TaskId};

@@ -90,7 +90,8 @@ pub(super) fn set_dead_reason(headers: &mut HeaderMap, reason: &str) {
 
 /// Line ends would begin another header, so they become blanks.
 fn set(headers: &mut HeaderMap, name: &'static str, text: &str) {
-    let clean: String = text.chars().map(|c| if c == '\r' || c == '\n' || c == '\0' { ' ' } else { c }).collect();
+    let clean: String =
+        text.chars().map(|c| if c == '\r' || c == '\n' || c == '\0' { ' ' } else { c }).collect();
     let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), clean.parse::<HeaderValue>()) else { return };
     headers.insert(name, value);
 }

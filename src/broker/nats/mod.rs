@@ -208,9 +208,7 @@ fn refusal(name: &str, action: &'static str, error: LinkError) -> BrokerError {
         LinkError::Refused(reason) | LinkError::Missing(reason) => {
             BrokerError::Refused { broker, action, reason }
         }
-        error @ LinkError::Overtaken => {
-            BrokerError::Refused { broker, action, reason: error.to_string() }
-        }
+        error @ LinkError::Overtaken => BrokerError::Refused { broker, action, reason: error.to_string() },
         LinkError::Unreadable(reason) => BrokerError::Corrupt { broker, reason },
     }
 }

@@ -113,11 +113,10 @@ impl Names {
         if token.len() <= 200 {
             return format!("{token}_{}", class.as_str());
         }
-        let digest: String =
-            <sha2::Sha256 as sha2::Digest>::digest(queue.as_str().as_bytes()).iter().take(16).fold(
-                String::new(),
-                |text, byte| text + &format!("{byte:02x}"),
-            );
+        let digest: String = <sha2::Sha256 as sha2::Digest>::digest(queue.as_str().as_bytes())
+            .iter()
+            .take(16)
+            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         format!("{}_{digest}_{}", &token[..100], class.as_str())
     }
 

@@ -48,11 +48,12 @@ impl Permissions {
     /// As the server's settings write them.
     pub fn as_settings(&self) -> String {
         let list = |subjects: &[String]| {
-            subjects.iter().map(|subject| format!("    {subject:?}\n")).collect::<String>()
+            let lines: Vec<String> = subjects.iter().map(|subject| format!("    {subject:?}")).collect();
+            lines.join("\n")
         };
         let responses = if self.allow_responses { "  allow_responses: true\n" } else { "" };
         format!(
-            "permissions: {{\n  publish: [\n{}  ]\n  subscribe: [\n{}  ]\n{responses}}}\n",
+            "permissions: {{\n  publish: [\n{}\n  ]\n  subscribe: [\n{}\n  ]\n{responses}}}\n",
             list(&self.publish),
             list(&self.subscribe)
         )
@@ -104,6 +105,17 @@ impl Needs {
         std::iter::once(self.api("INFO")).chain(infos).collect()
     }
 
+    /// To see what waits, how far its consumers have come, and who holds what.
+    fn see_work(&self) -> Vec<String> {
+        let work = self.names.work_stream();
+        vec![
+            self.api(&format!("CONSUMER.LIST.{work}")),
+            self.api(&format!("DIRECT.GET.{work}")),
+            self.api(&format!("DIRECT.GET.{work}.>")),
+            self.names.roll_call(),
+        ]
+    }
+
     fn producer(&self) -> Permissions {
         let mut publish = self.open();
         publish.extend(self.names.all_places());
@@ -114,18 +126,19 @@ impl Needs {
         publish.push(self.api(&format!("DIRECT.GET.{}.>", bucket_stream(&self.records))));
         publish.push(self.api(&format!("STREAM.MSG.GET.{}", bucket_stream(&self.records))));
         publish.push(self.api(&format!("STREAM.PURGE.{}", bucket_stream(&self.control))));
+        // Where a task is that is to be canceled or submitted again.
+        publish.extend(self.see_work());
         Permissions { publish, subscribe: vec![self.inboxes.clone()], allow_responses: false }
     }
 
     fn viewer(&self) -> Permissions {
         let mut publish = self.open();
-        publish.push(self.api(&format!("CONSUMER.LIST.{}", self.names.work_stream())));
-        publish.push(self.names.roll_call());
+        publish.extend(self.see_work());
         for stream in self.streams() {
-            publish.push(self.api(&format!("DIRECT.GET.{stream}")));
-            publish.push(self.api(&format!("DIRECT.GET.{stream}.>")));
-            publish.push(self.api(&format!("STREAM.MSG.GET.{stream}")));
             if stream != self.names.work_stream() {
+                publish.push(self.api(&format!("DIRECT.GET.{stream}")));
+                publish.push(self.api(&format!("DIRECT.GET.{stream}.>")));
+                publish.push(self.api(&format!("STREAM.MSG.GET.{stream}")));
                 // Reading a stream takes a consumer that is forgotten afterwards.
                 publish.push(self.api(&format!("CONSUMER.CREATE.{stream}")));
                 publish.push(self.api(&format!("CONSUMER.MSG.NEXT.{stream}.*")));
@@ -172,9 +185,8 @@ mod tests {
     #[test]
     fn each_role_is_written_as_the_server_reads_it() {
         let url = BrokerUrl::parse("nats://h?prefix=lab&domain=edge").unwrap();
-        let all = [Role::Producer, Role::Worker, Role::Viewer].map(|role| {
-            format!("# {role:?}\n{}", Permissions::of(&url, role).unwrap().as_settings())
-        });
+        let all = [Role::Producer, Role::Worker, Role::Viewer]
+            .map(|role| format!("# {role:?}\n{}", Permissions::of(&url, role).unwrap().as_settings()));
         insta::assert_snapshot!(all.join("\n"));
     }
 }

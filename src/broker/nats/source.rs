@@ -21,9 +21,9 @@ use crate::broker::message::Lease;
 use crate::broker::{BrokerError, Delivery, MessageId, Source};
 use crate::cancel::CancelScope;
 use crate::nats::{Breaks, Link, LinkError};
+use crate::task::PriorityClass;
 use crate::task::jsonpickle::KeyOrder;
 use crate::task::message::Properties;
-use crate::task::PriorityClass;
 
 /// How long a look may take.
 const LOOK_WAIT: Duration = Duration::from_secs(5);
@@ -81,8 +81,12 @@ impl Fetcher {
         let inbox = link.inbox();
         let heard = link.subscribe(format!("{inbox}.>")).await?;
         let stop = CancellationToken::new();
-        let reader =
-            Reader { arrivals: Arc::clone(&self.arrivals), link: link.clone(), inbox: inbox.clone(), stop: stop.clone() };
+        let reader = Reader {
+            arrivals: Arc::clone(&self.arrivals),
+            link: link.clone(),
+            inbox: inbox.clone(),
+            stop: stop.clone(),
+        };
         // Ends with the fetcher.
         tokio::spawn(reader.run(heard, link.breaks()));
         Ok(Started { inbox, _reader: stop.drop_guard() })
@@ -162,7 +166,13 @@ impl Fetcher {
         Ok(())
     }
 
-    async fn request(&self, index: usize, number: u64, inbox: &str, payload: &Value) -> Result<(), LinkError> {
+    async fn request(
+        &self,
+        index: usize,
+        number: u64,
+        inbox: &str,
+        payload: &Value,
+    ) -> Result<(), LinkError> {
         let (queue, class, _) = self.arrivals.counter(index);
         let (stream, consumer) = (self.client.names.work_stream(), Names::consumer(&queue, class));
         let subject = self.client.link.api_subject(&format!("CONSUMER.MSG.NEXT.{stream}.{consumer}"));

@@ -2,8 +2,8 @@
 
 use async_nats::HeaderMap;
 use async_trait::async_trait;
-use futures_util::stream::{self, BoxStream};
 use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 
 use super::events::{self, Follower};
 use super::names::{Names, bucket_stream, key_subject};
@@ -67,7 +67,9 @@ impl Topic for Client {
                 };
                 match serde_json::from_slice(&message.payload) {
                     Ok(command) => return Some((Ok(command), Some((heard, breaks, name)))),
-                    Err(error) => tracing::warn!(broker = name, %error, "a command is unreadable and left out"),
+                    Err(error) => {
+                        tracing::warn!(broker = name, %error, "a command is unreadable and left out");
+                    }
                 }
             }
         })

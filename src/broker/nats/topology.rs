@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::names::{Names, Wait, bucket_stream};
 use super::DEDUP_WINDOW;
+use super::names::{Names, Wait, bucket_stream};
 use crate::broker::OpenOptions;
 use crate::events::EventKind;
 use crate::nats::stream::{self, Ensured, Wanted};
@@ -91,9 +91,9 @@ pub(super) async fn ensure(
     place: &Place,
     wanted: &[Wanted],
 ) -> Result<Vec<(String, Ensured)>, LinkError> {
-    let made = wanted.iter().map(|wanted| async {
-        Ok((wanted.name.clone(), stream::ensure(link, place, wanted).await?))
-    });
+    let made = wanted
+        .iter()
+        .map(|wanted| async { Ok((wanted.name.clone(), stream::ensure(link, place, wanted).await?)) });
     futures_util::future::try_join_all(made).await
 }
 

@@ -69,7 +69,9 @@ impl Entry {
         let own: usize = stored
             .headers
             .iter()
-            .flat_map(|(name, values)| values.iter().map(|value| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4))
+            .flat_map(|(name, values)| {
+                values.iter().map(|value| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4)
+            })
             .sum();
         let body = stored.header(header::SIZE).and_then(|size| size.parse::<u64>().ok());
         Some(Self {
@@ -84,7 +86,10 @@ impl Entry {
                 .header(LABELS)
                 .and_then(|labels| serde_json::from_str(labels).ok())
                 .unwrap_or_default(),
-            size: body.unwrap_or(stored.body.len() as u64) + own as u64 + stored.subject.len() as u64 + OVERHEAD,
+            size: body.unwrap_or(stored.body.len() as u64)
+                + own as u64
+                + stored.subject.len() as u64
+                + OVERHEAD,
         })
     }
 

@@ -10,9 +10,9 @@ use std::collections::HashMap;
 use futures_util::{StreamExt, stream as streams};
 use jiff::Timestamp;
 
+use super::super::{Record, RecordQuery};
 use super::index::Entry;
 use super::{NatsStore, before};
-use super::super::{Record, RecordQuery};
 use crate::nats::{From, LinkError, Scan, stream};
 use crate::task::TaskId;
 

@@ -26,8 +26,8 @@ use serde_json::json;
 use self::list::Owing;
 use self::retention::Swept;
 use super::{
-    Expected, Put, Record, RecordQuery, ResultStore, Retention, Revision, StoreAdapter, StoreError, StoreInfo,
-    Versioned,
+    Expected, Put, Record, RecordQuery, ResultStore, Retention, Revision, StoreAdapter, StoreError,
+    StoreInfo, Versioned,
 };
 use crate::broker::{BrokerUrl, OpenOptions};
 use crate::nats::stream::{self, Wanted};
@@ -265,7 +265,9 @@ impl ResultStore for NatsStore {
                     None => self.current(&record.id).await?,
                 };
                 match found {
-                    Some(found) if found.revision == revision && found.record.fence <= record.fence => revision.0,
+                    Some(found) if found.revision == revision && found.record.fence <= record.fence => {
+                        revision.0
+                    }
                     found => return Ok(Put::Conflict(found.map(Box::new))),
                 }
             }

@@ -27,14 +27,13 @@ async fn a_plain_publish_is_a_valid_submission() {
 async fn queue_records_events_and_cancels_need_no_server_but_nats() {
     let nats = Nats::start().await;
     let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", nats.url()));
-    let submit = ["submit", "--kind", "longshore.ping", "--label", "study=a"];
     // Canceled before a worker meets it.
-    let canceled = longshore.ok(&submit).await;
+    let canceled = longshore.ping(&["--label", "study=a"]).await;
     longshore.ok(&["task", "cancel", &canceled]).await;
     let listed = longshore.ok(&["task", "list", "--label", "study=a", "--output", "json"]).await;
     assert!(listed.contains(&canceled), "what waits is listed: {listed}");
     let worker = longshore.worker(&["--name", "quay"]).await;
-    let done = longshore.ok(&submit).await;
+    let done = longshore.ping(&["--label", "study=a"]).await;
     longshore.ok(&["task", "wait", &done]).await;
     let record: Value =
         serde_json::from_str(&longshore.ok(&["task", "show", &done, "--output", "json"]).await).unwrap();

@@ -31,7 +31,8 @@ async fn limits_are_raised_and_never_lowered() {
         ..nats.options("one", &["default"], LONG)
     };
     let url = Dock::url(&nats);
-    for (count, age, kept) in [(1_000, 600, (500, 600)), (4_000, 300, (2_000, 600)), (100, 900, (2_000, 900))] {
+    for (count, age, kept) in [(1_000, 600, (500, 600)), (4_000, 300, (2_000, 600)), (100, 900, (2_000, 900))]
+    {
         longshore::broker::open(&url, &with(count, age)).await.unwrap();
         let config = stream_of(&nats, "longshore_chatter").await;
         assert_eq!((config.max_messages, config.max_age.as_secs()), kept);

@@ -11,8 +11,8 @@ use longshore::events::{Event, EventData, EventFilter, EventStart};
 use longshore::task::Fence;
 
 use crate::contract::dock::{
-    Dock, LONG, PROMPT, assert_nothing_comes, fetch_all, fetch_one, fetch_within, message, queue, settle, submit,
-    task,
+    Dock, LONG, PROMPT, assert_nothing_comes, fetch_all, fetch_one, fetch_within, message, queue, settle,
+    submit, task,
 };
 use crate::support::nats::Nats;
 use crate::support::poll::eventually;
@@ -84,8 +84,8 @@ async fn what_comes_when_nobody_fetches_any_more_is_given_to_others_at_once() {
 async fn what_waits_for_its_time_survives_the_server_and_its_movers() {
     let mut nats = Nats::start().await;
     let gone = nats.client("gone", &["default"], LONG).await;
-    let not_before = Some(Timestamp::now() + Duration::from_secs(2));
-    submit(&gone, vec![Submission { not_before, ..message("later") }]).await;
+    let due = Timestamp::now() + Duration::from_secs(2);
+    submit(&gone, vec![Submission { not_before: Some(due), ..message("later") }]).await;
     assert_nothing_comes(&gone).await;
     nats.server().kill();
     nats.server().start_again().await;
@@ -97,7 +97,7 @@ async fn what_waits_for_its_time_survives_the_server_and_its_movers() {
     .await;
     let fetched = fetch_within(&one, 1, Duration::from_secs(40)).await;
     assert_eq!(fetched.len(), 1);
-    assert!(Timestamp::now() >= not_before.unwrap());
+    assert!(Timestamp::now() >= due);
 }
 
 fn event(number: u64) -> Event {

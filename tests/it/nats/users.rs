@@ -89,7 +89,8 @@ async fn a_context_of_the_nats_command_names_server_and_user() {
     let longshore = Longshore::with_settings("brokers = [\"nats://?context=quay\"]\n");
     let contexts = longshore.folder().join("config/nats/context");
     std::fs::create_dir_all(&contexts).unwrap();
-    let context = serde_json::json!({ "url": nats.url(), "user": "dock", "password": "secret", "description": "" });
+    let context =
+        serde_json::json!({ "url": nats.url(), "user": "dock", "password": "secret", "description": "" });
     std::fs::write(contexts.join("quay.json"), context.to_string()).unwrap();
     let mut command = tokio::process::Command::from(longshore.command(&["queue", "list"]));
     let said = command.env("XDG_CONFIG_HOME", longshore.folder().join("config")).output().await.unwrap();
@@ -115,10 +116,10 @@ async fn the_permissions_that_are_printed_suffice_and_no_more_is_allowed() {
     };
     let [admin, producer, worker, viewer] = ["admin", "producer", "worker", "viewer"].map(of);
     admin.ok(&["broker", "init", "--queue", "default"]).await;
-    let canceled = producer.ok(&["submit", "--kind", "longshore.ping"]).await;
+    let canceled = producer.ping(&[]).await;
     producer.ok(&["task", "cancel", &canceled]).await;
     let running = worker.worker(&["--name", "quay"]).await;
-    let done = producer.ok(&["submit", "--kind", "longshore.ping"]).await;
+    let done = producer.ping(&[]).await;
     viewer.ok(&["task", "wait", &done]).await;
     for task in [&done, &canceled] {
         eventually(Duration::from_secs(20), "its end is seen", async || {
@@ -135,6 +136,7 @@ async fn the_permissions_that_are_printed_suffice_and_no_more_is_allowed() {
     viewer.ok(&["task", "list"]).await;
     let log = running.log();
     assert!(!log.contains("ermission"), "the worker wanted more than is printed: {log}");
-    let said = viewer.run(&["submit", "--kind", "longshore.ping"]).await;
+    std::fs::write(viewer.folder().join("ping.json"), r#"{"v": 1, "task": "longshore.ping"}"#).unwrap();
+    let said = viewer.run(&["submit", "--file", "ping.json"]).await;
     assert_eq!(said.code, Some(3), "a viewer must not submit: {said:?}");
 }

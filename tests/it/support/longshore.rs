@@ -92,6 +92,13 @@ impl Longshore {
         said.stdout.trim_end().to_owned()
     }
 
+    /// Submits a task that does nothing, with these arguments besides; its id.
+    pub(crate) async fn ping(&self, more: &[&str]) -> String {
+        let file = self.folder.path().join("ping.json");
+        std::fs::write(&file, r#"{"v": 1, "task": "longshore.ping"}"#).expect("the folder can be written");
+        self.ok(&[&["submit", "--file", &file.display().to_string()], more].concat()).await
+    }
+
     /// Starts `longshore worker` with these arguments and waits until it says that it is ready.
     pub(crate) async fn worker(&self, args: &[&str]) -> Worker {
         let mut command = self.command(&["worker"]);
