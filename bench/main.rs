@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are what it is run for")]
 
+mod brokers;
 mod containers;
 mod dispatch;
 mod girder;
@@ -56,6 +57,8 @@ enum Question {
     Streams,
     /// Bytes from a Girder, per second
     Girder,
+    /// Tasks that do nothing over NATS and Redis, per second
+    Brokers,
 }
 
 fn main() -> std::process::ExitCode {
@@ -89,6 +92,7 @@ async fn ask(options: &Options) -> Outcome<()> {
             Question::Idle => idle::ask(&peer, options.rounds).await,
             Question::Streams => streams::ask(&peer, options.rounds).await,
             Question::Girder => girder::ask(options.rounds).await,
+            Question::Brokers => brokers::ask(&peer, options.rounds).await,
         }?;
         if !options.json {
             println!("{answer}");

@@ -69,6 +69,16 @@ impl Peer {
         Ok(Some(tasks / span(&moments)))
     }
 
+    /// The same with another broker, such as `redis://…`.
+    pub(crate) async fn noops_on(&self, broker: &str, count: usize) -> Outcome<Option<f64>> {
+        let Ok(node) = self.node() else { return Ok(None) };
+        let work = ["noop", &count.to_string()];
+        let moments = node.work_on(broker, ("plain", 2), &work, ("mark", 2)).await?;
+        #[expect(clippy::cast_precision_loss, reason = "few tasks")]
+        let tasks = count as f64;
+        Ok(Some(tasks / span(&moments)))
+    }
+
     /// Containers per second of girder_worker's docker_run.
     pub(crate) async fn containers(
         &self,
@@ -111,7 +121,7 @@ impl Peer {
         let Ok(node) = self.node() else { return Ok(None) };
         let _awake = node.wake();
         let begin = Instant::now();
-        let (mut worker, log) = node.worker("girder", 2, "info")?;
+        let (mut worker, log) = node.worker(&node.address, ("girder", 2), "info")?;
         let is_ready = || std::fs::read_to_string(&log).is_ok_and(|told| told.contains(" ready."));
         eventually("the Python worker is ready", NODE_READY, &mut worker, is_ready).await?;
         let ready = begin.elapsed().as_secs_f64();
@@ -175,8 +185,14 @@ impl Node {
     }
 
     /// Queues `work` first, then lets a worker of `app` do it until `what` was marked `count` times.
-    async fn work(
+    async fn work(&self, worker: (&str, usize), work: &[&str], until: (&str, usize)) -> Outcome<Vec<Moment>> {
+        self.work_on(&self.address, worker, work, until).await
+    }
+
+    /// The same on another broker.
+    async fn work_on(
         &self,
+        broker: &str,
         (app, concurrency): (&str, usize),
         work: &[&str],
         (what, count): (&str, usize),
@@ -184,12 +200,13 @@ impl Node {
         let _awake = self.wake();
         self.queues.fetch_add(1, Ordering::Relaxed);
         let mut publish = self.command("python");
+        publish.env("BENCH_BROKER", broker);
         publish.arg(script("publish.py")).args(work).stdin(Stdio::null()).stdout(Stdio::null());
         let published = tokio::process::Command::from(publish).kill_on_drop(true).output().await?;
         if !published.status.success() {
             return Err(format!("publish.py: {}", String::from_utf8_lossy(&published.stderr)).into());
         }
-        let (mut worker, _) = self.worker(app, concurrency, "error")?;
+        let (mut worker, _) = self.worker(broker, (app, concurrency), "error")?;
         let moments = self.moments_file();
         let is_done = || read(&moments).iter().filter(|moment| moment.what == what).count() >= count;
         eventually("the Python worker has done its work", WORK_DONE, &mut worker, is_done).await?;
@@ -197,8 +214,14 @@ impl Node {
     }
 
     /// A worker and its log.
-    fn worker(&self, app: &str, concurrency: usize, level: &str) -> Outcome<(Leashed, PathBuf)> {
+    fn worker(
+        &self,
+        broker: &str,
+        (app, concurrency): (&str, usize),
+        level: &str,
+    ) -> Outcome<(Leashed, PathBuf)> {
         let mut command = self.command("celery");
+        command.env("BENCH_BROKER", broker);
         command.args(["-A", app, "worker", "--concurrency", &concurrency.to_string(), "--loglevel", level]);
         let log = self.folder.path().join("worker.log");
         Ok((Leashed::start(&command, &log)?, log))
