@@ -80,20 +80,9 @@ impl Link {
             Err(_) => return Err(LinkError::Unavailable(format!("no answer within {patience:?}"))),
         };
         let link = Self { client, api: place.api().into(), breaks, asks: Arc::default() };
-        link.check().await?;
+        // Whether JetStream is there at all.
+        link.ask("INFO", &json!({})).await?;
         Ok(link)
-    }
-
-    /// Whether JetStream is there at all.
-    async fn check(&self) -> Result<(), LinkError> {
-        match self.ask("INFO", &json!({})).await {
-            Ok(_) => Ok(()),
-            Err(LinkError::Missing(_)) => Err(LinkError::Refused(
-                "JetStream does not answer: start the server with -js (or jetstream {} in its settings), or name the domain (?domain=…)"
-                    .to_owned(),
-            )),
-            Err(error) => Err(error),
-        }
     }
 
     /// Changes with everything that may have made a listener miss something.
@@ -122,7 +111,13 @@ impl Link {
     pub async fn ask(&self, request: &str, payload: &Value) -> Result<Value, LinkError> {
         let subject = format!("{}.{request}", self.api);
         let payload = serde_json::to_vec(payload).expect("invariant: a request has text keys");
-        let answer = self.request(subject, None, payload.into()).await?;
+        let answer = self.request(subject, None, payload.into()).await.map_err(|error| match error {
+            LinkError::Missing(_) => LinkError::Unavailable(
+                "JetStream does not answer: start the server with -js (or jetstream {} in its settings), or name the domain (?domain=…)"
+                    .to_owned(),
+            ),
+            error => error,
+        })?;
         answer_of(&answer.payload)
     }
 

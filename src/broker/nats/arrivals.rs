@@ -22,6 +22,8 @@ use crate::task::{PriorityClass, QueueName};
 pub(super) const REQUEST_WAIT: Duration = Duration::from_secs(60);
 /// Beyond its end before a request counts as lost.
 const SLACK: Duration = Duration::from_secs(5);
+/// How long a consumer that refused a request (too many wait already, it moves to another server) is left alone.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// How long a message waits for a fetch before it is given back.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -276,7 +278,9 @@ impl Arrivals {
                 counter.look = None;
             }
             if counter.standing.is_some_and(|(ours, _)| ours == number) {
-                counter.standing = None;
+                let over = matches!(status, StatusCode::TIMEOUT | StatusCode::NOT_FOUND);
+                // As if it went on waiting for a while: nobody asks again meanwhile.
+                counter.standing = (!over && !gone).then(|| (number, Instant::now() + REFUSED_PAUSE));
             }
         }
     }

@@ -25,6 +25,8 @@ use crate::task::PriorityClass;
 use crate::task::jsonpickle::KeyOrder;
 use crate::task::message::Properties;
 
+/// How often one fetch makes consumers that vanished.
+const MAKE_AGAIN: u32 = 3;
 /// How long a look may take.
 const LOOK_WAIT: Duration = Duration::from_secs(5);
 
@@ -54,9 +56,15 @@ impl Fetcher {
         }
         let inbox = started.as_ref().map(|started| started.inbox.clone()).unwrap_or_default();
         let _fetching = self.arrivals.fetching();
+        let mut gone = 0;
         while !stop.is_canceled() {
             let bell = self.arrivals.bell.notified();
             if self.arrivals.trouble() == Some(Trouble::Gone) {
+                gone += 1;
+                if gone > MAKE_AGAIN {
+                    let vanish = "its consumers vanish as soon as they are made".to_owned();
+                    return Err(LinkError::Unavailable(vanish));
+                }
                 self.set_counters().await?;
             }
             let taken = self.look(credit, &inbox).await?;

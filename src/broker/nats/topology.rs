@@ -23,6 +23,8 @@ use crate::task::{PriorityClass, QueueName};
 const CONTROL_AGE: Duration = Duration::from_secs(400 * 86_400);
 /// How long the presence of a worker that vanished is kept; its own deadline ends it long before.
 const PRESENCE_AGE: Duration = Duration::from_secs(86_400);
+/// Requests that may wait with one consumer: one of each idle worker.
+const MAX_WAITING: u32 = 8_192;
 /// How long moving a due message may take before another moves it.
 pub(super) const MOVE_WAIT: Duration = Duration::from_secs(30);
 
@@ -129,7 +131,8 @@ async fn durable(
         Err(LinkError::Missing(_)) if place.manage => {
             let config = json!({
                 "durable_name": name, "ack_policy": "explicit", "deliver_policy": "all", "replay_policy": "instant",
-                "ack_wait": nanos(ack_wait), "max_deliver": -1, "max_ack_pending": -1, "filter_subject": filter,
+                "ack_wait": nanos(ack_wait), "max_deliver": -1, "max_ack_pending": -1, "max_waiting": MAX_WAITING,
+                "filter_subject": filter,
             });
             let payload = json!({ "stream_name": stream, "config": config });
             link.ask(&format!("CONSUMER.DURABLE.CREATE.{stream}.{name}"), &payload).await?
