@@ -14,6 +14,7 @@ mod examples;
 mod executor;
 mod girder;
 mod girder_starts;
+mod interop;
 mod layering;
 mod nats;
 mod pipeline;
