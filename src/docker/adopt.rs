@@ -10,6 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value;
 
+use super::args::StdoutFilter;
 use super::attach::Outlet;
 use super::book::{self, Begun, LogBook};
 use super::container::Container;
@@ -101,7 +102,8 @@ pub(super) async fn adopt(room: &Arc<Room>, attempt: Attempt) -> Result<Box<dyn 
     let driver = &room.driver;
     let container =
         Container::found(&driver.engine, &driver.remover, found.id, labels::afterwards(&found.labels));
-    Ok(Box::new(Adopted { room: room.clone(), attempt, container, pipeline, begun, standing, book }))
+    let output = Reading { standing, filter: run.stdout_filter };
+    Ok(Box::new(Adopted { room: room.clone(), attempt, container, pipeline, begun, output, book }))
 }
 
 fn resume(attempt: &Attempt, begun: &Begun, told: Told, book: &Arc<LogBook>) {
@@ -143,17 +145,24 @@ struct Adopted {
     container: Container,
     pipeline: Pipeline,
     begun: Begun,
-    standing: Standing,
+    output: Reading,
     book: Arc<LogBook>,
+}
+
+/// How its output is read.
+struct Reading {
+    /// How far it was told.
+    standing: Standing,
+    filter: Option<StdoutFilter>,
 }
 
 #[async_trait]
 impl Staged for Adopted {
     async fn run(self: Box<Self>, _slot: Slot) -> Result<Value, TaskError> {
-        let Self { room, attempt, container, mut pipeline, begun, standing, book } = *self;
+        let Self { room, attempt, container, mut pipeline, begun, output: reading, book } = *self;
         let ending = Ending { room: &room, attempt: &attempt, image: &begun.image };
         let seen = async {
-            let (outlet, output) = output(&room, &attempt, &container, &standing).await;
+            let (outlet, output) = output(&room, &attempt, &container, &reading).await;
             let argv = &begun.details.argv[..];
             let run = Run { attempt: &attempt, argv, outlet, mounts: &[], book: Some(&book) };
             let broken = std::future::pending();
@@ -176,7 +185,7 @@ async fn output(
     room: &Arc<Room>,
     attempt: &Attempt,
     container: &Container,
-    standing: &Standing,
+    Reading { standing, filter }: &Reading,
 ) -> (Outlet, Stream) {
     let report = attempt.report();
     let oldest = room.driver.engine.oldest_log(container.id()).await;
@@ -199,5 +208,5 @@ async fn output(
             Box::pin(futures_util::stream::empty())
         }
     };
-    (outlet, output)
+    (outlet.filtered(*filter), output)
 }

@@ -9,8 +9,10 @@ use std::time::Duration;
 use futures_util::stream::{BoxStream, StreamExt};
 use tokio_util::sync::CancellationToken;
 
+use super::args::StdoutFilter;
 use super::engine::{EngineError, Output};
 use super::lines::{Lines, Skip};
+use super::slicer::{Elements, Piece};
 use crate::events::reporter::Reporter;
 use crate::events::{LogStream, Mark, Standing};
 use crate::pipeline::StandardStreams;
@@ -24,12 +26,20 @@ const LAST_BYTES: usize = 2 << 10;
 /// Where a container's output goes.
 pub struct Outlet {
     report: Reporter,
-    stdout: Lines,
-    stderr: Lines,
-    /// What an earlier process told of each, while it is passed over.
-    told: Option<(Before, Before)>,
-    last: LastLines,
+    stdout: Channel,
+    stderr: Channel,
+    elements: Option<Elements>,
     raw: StandardStreams,
+}
+
+/// One stream on its way into the log.
+struct Channel {
+    stream: LogStream,
+    lines: Lines,
+    /// What an earlier process told of it, while it is passed over.
+    told: Option<Before>,
+    /// Its last lines, if somebody asks for them.
+    last: Option<LastLines>,
 }
 
 /// What of a stream was told before; it is read again to be remembered.
@@ -38,9 +48,61 @@ struct Before {
     lines: Lines,
 }
 
-impl Before {
-    fn new(line_max: usize, mark: Mark) -> Self {
-        Self { skip: Skip::to(mark), lines: Lines::new(line_max) }
+impl Channel {
+    fn new(stream: LogStream, line_max: usize) -> Self {
+        let last = match stream {
+            LogStream::Stderr => Some(LastLines::default()),
+            LogStream::Stdout | LogStream::Worker => None,
+        };
+        Self { stream, lines: Lines::new(line_max), told: None, last }
+    }
+
+    /// Of a stream that was told up to `mark` before.
+    fn behind(stream: LogStream, line_max: usize, mark: Mark) -> Self {
+        Self { lines: Lines::at(line_max, mark), ..Self::new(stream, line_max) }
+    }
+
+    /// The same, where the stream is read again from its beginning.
+    fn again(stream: LogStream, line_max: usize, mark: Mark) -> Self {
+        let told = Some(Before { skip: Skip::to(mark), lines: Lines::new(line_max) });
+        Self { told, ..Self::behind(stream, line_max, mark) }
+    }
+
+    /// Whether what comes next was not told before.
+    fn is_new(&self) -> bool {
+        self.told.as_ref().is_none_or(|told| told.skip.is_there())
+    }
+
+    fn take(&mut self, mut bytes: &[u8], report: &Reporter) {
+        let Self { stream, lines, told, last } = self;
+        if let Some(Before { skip, lines }) = told {
+            let (known, new) = bytes.split_at(skip.pass(bytes));
+            lines.feed(known, &mut |line, _| {
+                keep(last, line);
+                report.recall(*stream, line);
+            });
+            bytes = new;
+        }
+        lines.feed(bytes, &mut |line, mark| {
+            keep(last, line);
+            report.log_output(*stream, line, mark);
+        });
+    }
+
+    /// Tells an unfinished line; the last words.
+    fn finish(mut self, report: &Reporter) -> String {
+        let Self { stream, lines, last, .. } = &mut self;
+        lines.finish(&mut |line, mark| {
+            keep(last, line);
+            report.log_output(*stream, line, mark);
+        });
+        self.last.map(LastLines::joined).unwrap_or_default()
+    }
+}
+
+fn keep(last: &mut Option<LastLines>, line: &str) {
+    if let Some(last) = last {
+        last.keep(line);
     }
 }
 
@@ -57,27 +119,37 @@ impl Outlet {
         Self {
             report,
             raw,
-            stdout: Lines::new(line_max),
-            stderr: Lines::new(line_max),
-            told: None,
-            last: LastLines::default(),
+            elements: None,
+            stdout: Channel::new(LogStream::Stdout, line_max),
+            stderr: Channel::new(LogStream::Stderr, line_max),
         }
     }
 
     /// The same for output that is read again from its beginning, and was told up to `standing` before.
     pub(super) fn again(report: Reporter, line_max: usize, standing: &Standing) -> Self {
-        let Standing { stdout, stderr, .. } = standing;
         Self {
-            stdout: Lines::at(line_max, *stdout),
-            stderr: Lines::at(line_max, *stderr),
-            told: Some((Before::new(line_max, *stdout), Before::new(line_max, *stderr))),
+            stdout: Channel::again(LogStream::Stdout, line_max, standing.stdout),
+            stderr: Channel::again(LogStream::Stderr, line_max, standing.stderr),
             ..Self::new(report, line_max, StandardStreams::default())
         }
     }
 
     /// The same for output whose beginning is gone: it is told from where its reading starts.
     pub(super) fn behind(report: Reporter, line_max: usize, standing: &Standing) -> Self {
-        Self { told: None, ..Self::again(report, line_max, standing) }
+        Self {
+            stdout: Channel::behind(LogStream::Stdout, line_max, standing.stdout),
+            stderr: Channel::behind(LogStream::Stderr, line_max, standing.stderr),
+            ..Self::new(report, line_max, StandardStreams::default())
+        }
+    }
+
+    /// The same with `filter` upon what of standard output goes to the log.
+    #[must_use]
+    pub fn filtered(self, filter: Option<StdoutFilter>) -> Self {
+        let elements = filter.map(|filter| match filter {
+            StdoutFilter::Slicer => Elements::new(),
+        });
+        Self { elements, ..self }
     }
 
     /// Carries all that comes to where it belongs, until the stream ends. Once `ended` is canceled, a silent stream counts
@@ -103,51 +175,35 @@ impl Outlet {
 
     /// Tells unfinished lines, ends the raw streams and returns the container's last words.
     pub fn finish(mut self) -> String {
-        let report = self.report;
-        self.stdout.finish(&mut |line, mark| report.log_output(LogStream::Stdout, line, mark));
-        let last = &mut self.last;
-        self.stderr.finish(&mut |line, mark| {
-            last.keep(line);
-            report.log_output(LogStream::Stderr, line, mark);
-        });
-        self.last.joined()
+        if let Some(elements) = &mut self.elements {
+            elements.finish(&mut |piece| sort(piece, &mut self.stdout, &self.report));
+        }
+        self.stdout.finish(&self.report);
+        self.stderr.finish(&self.report)
     }
 
     async fn take(&mut self, piece: Output) {
-        let report = &self.report;
+        let Self { report, stdout, stderr, elements, raw } = self;
         match piece {
-            Output::Stdout(bytes) => {
-                if let Some(raw) = &mut self.raw.stdout {
-                    return raw.write(&bytes).await;
-                }
-                let mut bytes = &bytes[..];
-                if let Some((Before { skip, lines }, _)) = &mut self.told {
-                    let (known, new) = bytes.split_at(skip.pass(bytes));
-                    lines.feed(known, &mut |line, _| report.recall(LogStream::Stdout, line));
-                    bytes = new;
-                }
-                self.stdout.feed(bytes, &mut |line, mark| report.log_output(LogStream::Stdout, line, mark));
-            }
-            Output::Stderr(bytes) => {
-                if let Some(raw) = &mut self.raw.stderr {
-                    return raw.write(&bytes).await;
-                }
-                let last = &mut self.last;
-                let mut bytes = &bytes[..];
-                if let Some((_, Before { skip, lines })) = &mut self.told {
-                    let (known, new) = bytes.split_at(skip.pass(bytes));
-                    lines.feed(known, &mut |line, _| {
-                        last.keep(line);
-                        report.recall(LogStream::Stderr, line);
-                    });
-                    bytes = new;
-                }
-                self.stderr.feed(bytes, &mut |line, mark| {
-                    last.keep(line);
-                    report.log_output(LogStream::Stderr, line, mark);
-                });
-            }
+            Output::Stdout(bytes) => match (&mut raw.stdout, elements) {
+                (Some(raw), _) => raw.write(&bytes).await,
+                (None, Some(elements)) => elements.feed(&bytes, &mut |piece| sort(piece, stdout, report)),
+                (None, None) => stdout.take(&bytes, report),
+            },
+            Output::Stderr(bytes) => match &mut raw.stderr {
+                Some(raw) => raw.write(&bytes).await,
+                None => stderr.take(&bytes, report),
+            },
         }
+    }
+}
+
+/// Text goes to the log, and progress where progress goes: only if it is new, since it would go back else.
+fn sort(piece: Piece<'_>, stdout: &mut Channel, report: &Reporter) {
+    match piece {
+        Piece::Text(bytes) => stdout.take(bytes, report),
+        Piece::Progress(progress) if stdout.is_new() => report.progress(progress),
+        Piece::Progress(_) => {}
     }
 }
 

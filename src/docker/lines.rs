@@ -28,6 +28,11 @@ impl Skip {
         Self { left: mark }
     }
 
+    /// Whether the place is reached.
+    pub(super) fn is_there(&self) -> bool {
+        self.left == Mark::default()
+    }
+
     /// How many of the next bytes lie before the place.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> usize {
         let mut passed = 0;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::adopt;
-use super::args::{self, ArgError, RunDefaults};
+use super::args::{self, ArgError, RunDefaults, StdoutFilter};
 use super::attach::Outlet;
 use super::book::{Begun, LogBook};
 use super::cleaner::ContainerCleaner;
@@ -247,6 +247,7 @@ impl Handler for DockerRun {
             attempt: attempt.clone(),
             wanted,
             pull: run.pull,
+            stdout_filter: run.stdout_filter,
             image,
             creation: granted.creation,
             mounts: granted.mounts,
@@ -290,6 +291,7 @@ struct Prepared {
     creation: Creation,
     mounts: Vec<MountIdentity>,
     argv: Vec<String>,
+    stdout_filter: Option<StdoutFilter>,
     afterwards: Afterwards,
 }
 
@@ -309,7 +311,8 @@ impl Prepared {
         let book = self.book(slot, pipeline);
         pipeline.open()?;
         let container = self.create().await?;
-        let outlet = Outlet::new(report.clone(), self.room.line_max(), pipeline.standard_streams());
+        let outlet = Outlet::new(report.clone(), self.room.line_max(), pipeline.standard_streams())
+            .filtered(self.stdout_filter);
         let (argv, mounts, book) = (&self.argv[..], &self.mounts[..], book.as_deref());
         let run = Run { attempt: &self.attempt, argv, outlet, mounts, book };
         let (ended, container) = self.room.driver.run(container, run, pipeline.failed()).await?;

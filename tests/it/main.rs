@@ -15,6 +15,7 @@ mod examples;
 mod executor;
 mod girder;
 mod girder_starts;
+mod interop;
 mod layering;
 mod nats;
 mod pipeline;

@@ -84,6 +84,24 @@ async fn a_line_longer_than_the_cap_is_told_in_pieces_without_loss() {
     assert_eq!(said.replace('\n', ""), "x".repeat(5000) + "\u{fffd}");
 }
 
+#[tokio::test]
+async fn a_slicer_modules_elements_become_progress_and_leave_the_log() {
+    let bench = Bench::new().await;
+    let mut module = script(
+        "echo before; echo '<filter-start><filter-name>Median</filter-name></filter-start>'; \
+         for n in 0.25 0.5 1; do echo \"<filter-progress>$n</filter-progress>\"; echo at $n; done; \
+         printf '<filter-comment>a &lt; b</fil'; sleep 0.2; echo 'ter-comment>'; \
+         echo '<filter-end><filter-time>1</filter-time></filter-end>'; echo '<filter-progress>' >&2; printf '<filter-comment>open'",
+    );
+    module["stdout_filter"] = "slicer_progress".into();
+    let told = bench.run(module).await;
+    assert_eq!(told.stdout(), "before\nat 0.25\nat 0.5\nat 1\n<filter-comment>open\n");
+    assert_eq!(told.said(LogStream::Stderr), "<filter-progress>\n", "standard error is left alone");
+    let progress = told.details.progress.clone().unwrap();
+    assert_eq!(progress.message.as_deref(), Some("a < b"));
+    assert_eq!((progress.current, progress.total), (Some(1.0), Some(1.0)));
+}
+
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();

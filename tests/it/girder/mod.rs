@@ -5,5 +5,6 @@ mod faults;
 mod fetch;
 mod job;
 mod rig;
+mod slicer;
 mod staged;
 mod upload;

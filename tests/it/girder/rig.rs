@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::docker::engine;
+pub(super) use crate::support::girder::log;
 use crate::support::girder::{Girder, GirderJob};
 use crate::support::longshore::{Longshore, Worker};
 use crate::support::poll::eventually;
@@ -90,9 +91,4 @@ fn spec(job: &GirderJob) -> Value {
         "url": job.spec["url"], "method": job.spec["method"], "headers": job.spec["headers"],
         "log": job.spec["logPrint"],
     })
-}
-
-/// Everything in the log of a job.
-pub(super) fn log(job: &Value) -> String {
-    job["log"].as_array().map_or_else(String::new, |texts| texts.iter().filter_map(Value::as_str).collect())
 }

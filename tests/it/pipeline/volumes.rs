@@ -79,7 +79,7 @@ async fn a_staging_that_fails_leaves_nothing_behind() {
     let attempt = Attempt::detached(Task::new("docker_run", ArgMap::new()));
     let request = request(&[json!({"$": "NamedOutputPipe", "name": "out"}), json!({"$": "GirderToken"})]);
     let error = Pipeline::stage(request, &attempt, &Settings::new(work_dir.path())).await.err().unwrap();
-    assert_eq!(error.code, "unsupported_transform");
+    assert_eq!(error.code, "bad_argument");
     assert_eq!(walk(work_dir.path()).len(), 1, "{:?}", walk(work_dir.path()));
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Talked to with `curl`, which shares no code with longshore's own client.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ const READY_WITHIN: Duration = Duration::from_secs(100);
 const ANSWER_WITHIN: &str = "30";
 
 /// The server, seen as its administrator.
-#[derive(Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 pub(crate) struct Girder {
     api_url: String,
     token: String,
@@ -44,15 +45,20 @@ impl Girder {
         }
         let port = free_port();
         shared.start("peer/girder/start", &[port, free_port()], READY_WITHIN).await;
-        let written = std::fs::read(shared.folder().join("girder.json")).expect("Girder wrote its token");
+        let girder = Girder::at(port, shared.folder());
+        shared.note(&girder);
+        girder
+    }
+
+    /// The one that listens there and was started in this folder.
+    pub(crate) fn at(port: u16, folder: &Path) -> Girder {
+        let written = std::fs::read(folder.join("girder.json")).expect("Girder wrote its token");
         let written: Value = serde_json::from_slice(&written).expect("Girder wrote JSON");
-        let girder = Girder {
+        Girder {
             api_url: format!("http://127.0.0.1:{port}/api/v1"),
             token: text(&written, "token"),
             user: text(&written, "user"),
-        };
-        shared.note(&girder);
-        girder
+        }
     }
 
     /// The base of every route, without a slash at its end.
@@ -134,6 +140,11 @@ impl Girder {
         assert!(output.status.success(), "{method} {path}: {}", complaint());
         output.stdout
     }
+}
+
+/// Everything in the log of a job.
+pub(crate) fn log(job: &Value) -> String {
+    job["log"].as_array().map_or_else(String::new, |texts| texts.iter().filter_map(Value::as_str).collect())
 }
 
 fn json(body: &[u8]) -> Value {

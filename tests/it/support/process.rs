@@ -31,6 +31,7 @@ pub(crate) struct Server {
     port: u16,
     log: PathBuf,
     child: Child,
+    ready_within: Duration,
 }
 
 impl Server {
@@ -38,10 +39,20 @@ impl Server {
     ///
     /// Panics with the end of that log when the server ends or stays silent.
     pub(crate) async fn start(name: &'static str, command: &Command, folder: &Path, port: u16) -> Server {
+        Server::start_slowly(name, command, (folder, port), READY_WITHIN).await
+    }
+
+    /// The same for one that may take longer.
+    pub(crate) async fn start_slowly(
+        name: &'static str,
+        command: &Command,
+        (folder, port): (&Path, u16),
+        ready_within: Duration,
+    ) -> Server {
         let log = folder.join(format!("{name}.log"));
         let mut command = tied_to_this_thread(command);
         let child = spawn(name, &mut command, &log);
-        let mut server = Server { name, command, port, log, child };
+        let mut server = Server { name, command, port, log, child, ready_within };
         server.ready().await;
         server
     }
@@ -79,7 +90,7 @@ impl Server {
 
     async fn ready(&mut self) {
         let (what, port) = (format!("{} accepts on port {}", self.name, self.port), self.port);
-        eventually(READY_WITHIN, &what, async || {
+        eventually(self.ready_within, &what, async || {
             let accepted = TcpStream::connect(("127.0.0.1", port)).await.is_ok();
             // Asked after connecting: had another process taken the port, ours would have ended over it.
             self.assert_alive();
