@@ -30,6 +30,7 @@ mod run;
 mod selfhost;
 pub mod settings;
 mod slicer;
+mod spool;
 mod trial;
 mod usage;
 

@@ -194,6 +194,11 @@ impl Hold {
         self.lock().settler.as_ref()?.acknowledgement()
     }
 
+    /// How long its lease lasts from each extension on.
+    pub fn duration(&self) -> Duration {
+        self.lock().duration
+    }
+
     /// The attempt's scope.
     pub fn scope(&self) -> &CancelScope {
         &self.inner.scope

@@ -1,10 +1,16 @@
 //! What a worker does with a Girder: against the real server, and against one that fails as it is told to.
 
 mod cached;
+mod clerk;
 mod faults;
 mod fetch;
 mod job;
+mod kept;
 mod rig;
 mod slicer;
+mod shore;
+mod spool;
 mod staged;
 mod upload;
+mod uploads;
+mod ways;
