@@ -13,6 +13,7 @@ use super::run::Room;
 use super::spool;
 use crate::error::TaskError;
 use crate::events::reporter::Phase;
+use crate::failpoint::{self, Moment};
 use crate::handler::{Attempt, LEFT, left, outstanding};
 use crate::pipeline::{Exit, Pipeline};
 
@@ -61,6 +62,8 @@ impl Ending<'_> {
             }
             return Err(stream.with_exit_code(ended.code));
         }
+        let attempt = self.attempt;
+        failpoint::reached(Moment::Uploading, attempt.task().id.as_str(), attempt.fence().0);
         let exit = Exit { code: ended.code, oom_killed: ended.oom.is_some() };
         let finished = tokio::select! {
             finished = pipeline.finish(&exit) => finished,

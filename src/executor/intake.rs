@@ -18,6 +18,7 @@ use crate::cancel::{CancelReason, CancelScope};
 use crate::config::types::Rule;
 use crate::error::TaskError;
 use crate::events::Reporter;
+use crate::failpoint::{self, Moment};
 use crate::handler::{Admit, Attempt, Demand, Handler, Remains, Spool, outstanding};
 use crate::ledger::{Live, LivePhase};
 use crate::lifecycle::LifePhase;
@@ -160,6 +161,7 @@ async fn meet(
         Err(error) => return refuse(&context, &source, delivery, error).await,
     };
     tracing::debug!(task = %task.id, kind = task.kind, redelivered = delivery.redelivered, "received");
+    failpoint::reached(Moment::Received, task.id.as_str(), 0);
     if let Some(reason) = celery::unsupported(&task) {
         let error = TaskError::poison("canvas", reason);
         return settle::without_attempt(&context, &source, &task, delivery, error).await;
@@ -377,16 +379,18 @@ async fn misfit(
     )))
 }
 
-/// The task lives in this process: the same message goes on with its new lease, another one is a duplicate.
+/// The task lives in this process: the same message goes on with its new lease, another one is a duplicate. An attempt that
+/// has lost its lease, or given its message back, stands for neither: this may be the only message that the task has.
 async fn already_here(context: &Context, live: &Live, task: &Task, delivery: Delivery) {
-    if live.message == delivery.message.0
-        && let Some(hold) = context.keeper.find(&task.id)
-    {
-        tracing::info!(task = %task.id, "its lease had lapsed and is bound again");
-        hold.rebind(delivery.lease);
-        return;
+    let hold = context.keeper.find(&task.id);
+    match hold.filter(|hold| hold.scope().reason() != Some(CancelReason::LeaseLost)) {
+        Some(hold) if live.message == delivery.message.0 => {
+            tracing::info!(task = %task.id, "its lease had lapsed and is bound again");
+            hold.rebind(delivery.lease);
+        }
+        Some(_) => settled(task, delivery, Settlement::Ack).await,
+        None => settled(task, delivery, Settlement::Retry { after: damped(context) }).await,
     }
-    settled(task, delivery, Settlement::Ack).await;
 }
 
 type Way = (Option<OwnedSemaphorePermit>, Arc<dyn Handler>, Result<Demand, TaskError>);
@@ -528,6 +532,7 @@ async fn go(context: &Arc<Context>, charge: Charge, (room, handler, demand): Way
         return settle::conclude(context, charge, Err(canceled_before_start())).await;
     }
     attempt.report().staging(attempt.number(), attempt.worker(), charge.record.times.clone());
+    failpoint::reached(Moment::Staging, task.id.as_str(), attempt.fence().0);
     let (result, settling) = match stager::stage(&*handler, &attempt).await {
         Ok(staged) => {
             context.ledger.advance(&task.id, LivePhase::Staged);

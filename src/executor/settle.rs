@@ -20,6 +20,7 @@ use crate::broker::{Ending, Settled, Settlement};
 use crate::cancel::CancelReason;
 use crate::error::{ErrorClass, TaskError};
 use crate::events::{Bus, EventData, Notice};
+use crate::failpoint::{self, Moment};
 use crate::handler::LEFT;
 use crate::lifecycle::LifePhase;
 use crate::retry::RetryPolicy;
@@ -116,8 +117,13 @@ async fn finish(context: &Arc<Context>, charge: Charge, outcome: Outcome, value:
     let event = attempt.report().close(data);
     finished.last_event = event.number;
     let notice = Notice { event: Arc::new(event), task: Some(task.clone()) };
-    let ended = end_at_once(context, &source, &hold, (&mut finished, revision), &notice).await
-        || end_in_steps(context, &source, &hold, (&finished, revision), notice).await;
+    let at_once = end_at_once(context, &source, &hold, (&mut finished, revision), &notice).await;
+    if at_once {
+        // All in one moment.
+        failpoint::reached(Moment::Recorded, task.id.as_str(), attempt.fence().0);
+        failpoint::reached(Moment::Published, task.id.as_str(), attempt.fence().0);
+    }
+    let ended = at_once || end_in_steps(context, &source, &hold, (&finished, revision), notice).await;
     context.keeper.release(&hold);
     if ended && finished.status == Status::Canceled {
         forget_cancel(&source, task).await;
@@ -163,7 +169,9 @@ async fn end_in_steps(
     if !store(context, finished, revision).await {
         return false;
     }
+    failpoint::reached(Moment::Recorded, finished.id.as_str(), finished.fence.0);
     let published = publish(context, &source.bus, notice, &finished.owed).await;
+    failpoint::reached(Moment::Published, finished.id.as_str(), finished.fence.0);
     let settlement = match &finished.outcome {
         Some(Outcome::Dead { reason }) => Settlement::DeadLetter { reason: reason.clone() },
         _ => Settlement::Ack,
@@ -303,9 +311,11 @@ pub(super) async fn store(context: &Context, record: &Record, mut revision: Revi
     let stored = loop {
         match context.store.put(record, Expected::At(revision)).await {
             Ok(Put::Stored(_)) => break true,
-            Ok(Put::Conflict(Some(found)))
-                if found.record.fence == record.fence && !found.record.status.is_finished() =>
-            {
+            Ok(Put::Conflict(Some(found))) if found.record.fence == record.fence => {
+                if found.record.status.is_finished() {
+                    // Nobody else ends it under this fence: an earlier try got through, only its answer did not.
+                    break true;
+                }
                 // Our own keeper's touch came in between.
                 revision = found.revision;
             }

@@ -7,6 +7,7 @@ mod amqp;
 mod brokers_start;
 mod celery;
 mod celery_redis;
+mod chaos;
 mod cli;
 mod contract;
 mod corpus;
