@@ -71,7 +71,8 @@ impl Ended {
 fn hook(shore: &Shore, class: &str, more: Value) -> Value {
     let mut hook =
         json!({"$": class, "volumepath": {"$": "VolumePath", "filename": "out"}, "girder": shore.access()});
-    hook.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let Value::Object(more) = more else { panic!("{more} is no map") };
+    hook.as_object_mut().unwrap().extend(more);
     hook
 }
 
