@@ -71,7 +71,7 @@ async fn kills_among_containers(scale: Scale, seed: u64) {
     let lost = tasks.difference(&named(&done().await)).count();
     let took = began.elapsed().as_secs_f64();
     let allowed = kills * IN_FLIGHT;
-    super::storm::write_row(&format!(
+    super::tally::write_row(&format!(
         "sqlite\tcontainers, {kills} kills\t{seed}\t{}\t{lost}\t{extra}/{allowed}\t0\t0\t0\t{took:.1}",
         tasks.len()
     ));

@@ -17,6 +17,7 @@ mod scale;
 mod servers;
 mod stores;
 mod storm;
+mod tally;
 mod witness;
 
 /// The storms of one broker.

@@ -87,6 +87,6 @@ async fn the_python_worker_loses_what_it_had_begun() {
     .await;
     let lost = TASKS - ended;
     let took = began.elapsed().as_secs_f64();
-    super::storm::write_row(&format!("(python)\tkill -9\t0\t{TASKS}\t{lost}\t0/4\t-\t-\t-\t{took:.1}"));
+    super::tally::write_row(&format!("(python)\tkill -9\t0\t{TASKS}\t{lost}\t0/4\t-\t-\t-\t{took:.1}"));
     assert!(lost > 0, "the Python worker lost nothing this time: {begun} had begun");
 }

@@ -1,8 +1,6 @@
 //! One storm: tasks on a broker, workers that are hurt while they do them, and what must hold once all is calm again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +17,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::berth::Berth;
 use super::scale::Scale;
-use super::witness::{Starts, Witness};
+use super::tally::Tally;
+use super::witness::Witness;
 use crate::support::longshore::{Longshore, Worker};
 use crate::support::poll::eventually;
 
@@ -401,62 +400,6 @@ fn below(folder: &std::path::Path, depth: usize) -> Vec<PathBuf> {
 fn tail(log: &str) -> &str {
     let from = log.len().saturating_sub(6_000);
     &log[log.ceil_char_boundary(from)..]
-}
-
-/// What a storm came to.
-struct Tally {
-    broker: &'static str,
-    fault: String,
-    seed: u64,
-    tasks: usize,
-    /// Without their good end.
-    lost: usize,
-    starts: Starts,
-    /// Whose end nobody was told.
-    untold: usize,
-    /// Ends that were told and that the record does not know.
-    wrong: usize,
-    /// Ends that were told once more, under their number.
-    again: usize,
-    took: Duration,
-}
-
-impl Tally {
-    fn holds(&self) -> bool {
-        self.lost == 0
-            && self.untold == 0
-            && self.wrong == 0
-            && self.starts.stale == 0
-            && self.starts.extra <= self.starts.cut_short
-    }
-
-    fn write(&self) {
-        write_row(&self.to_string());
-    }
-}
-
-/// Adds a row to the table: broker, fault, seed, tasks, lost, extra starts and how many a fault excuses, stale effects,
-/// ends untold or wrong, ends told again, seconds.
-pub(super) fn write_row(row: &str) {
-    eprintln!("{row}");
-    if let Some(path) = std::env::var_os("CHAOS_TABLE") {
-        let mut table = std::fs::File::options().append(true).create(true).open(path).unwrap();
-        // One write, so that rows of several processes do not mix.
-        table.write_all(format!("{row}\n").as_bytes()).unwrap();
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { broker, fault, seed, tasks, lost, starts, untold, wrong, again, took } = self;
-        let Starts { extra, cut_short, stale } = starts;
-        let untold = untold + wrong;
-        write!(
-            f,
-            "{broker}\t{fault}\t{seed}\t{tasks}\t{lost}\t{extra}/{cut_short}\t{stale}\t{untold}\t{again}\t{:.1}",
-            took.as_secs_f64()
-        )
-    }
 }
 
 fn settings(plan: &Plan, broker: &str, store: Option<&str>) -> String {
