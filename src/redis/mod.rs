@@ -130,8 +130,11 @@ impl Link {
         Ok(within(PATIENCE * 2, manager.send_packed_command(command)).await??.extract_error()?)
     }
 
-    /// Sends all commands of `pipeline` together; their answers in order.
+    /// Sends all commands of `pipeline` together; their answers in order. Nothing is sent when there are none.
     pub async fn send_all(&self, pipeline: &Pipeline, answers: usize) -> Result<Vec<Value>, LinkError> {
+        if answers == 0 {
+            return Ok(Vec::new());
+        }
         let mut manager = self.manager.clone();
         let values = within(PATIENCE * 2, manager.send_packed_commands(pipeline, 0, answers)).await??;
         // An error comes as a value here.
