@@ -8,6 +8,8 @@
 //! can be settled only once. No broker fences anything itself: a stale ack succeeds. The store's fence guards effects.
 
 pub mod amqp;
+pub mod celery;
+pub mod celery_redis;
 pub mod dead;
 pub mod memory;
 pub mod message;
@@ -36,7 +38,7 @@ use crate::task::{Priority, QueueName, RawMessage, TaskId};
 
 /// The adapters by URL scheme.
 pub const ADAPTERS: &[Adapter] =
-    &[sqlite::ADAPTER, nats::ADAPTER, redis::ADAPTER, amqp::ADAPTER, memory::ADAPTER];
+    &[sqlite::ADAPTER, nats::ADAPTER, redis::ADAPTER, celery_redis::ADAPTER, amqp::ADAPTER, memory::ADAPTER];
 
 /// Opens the broker at `url` with the adapter of its scheme.
 pub async fn open(url: &BrokerUrl, options: &OpenOptions) -> Result<Broker, BrokerError> {

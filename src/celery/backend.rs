@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::aio::ConnectionManager;
 
 use crate::broker::BrokerUrl;
-use crate::broker::amqp::Answers;
+use crate::broker::celery::{Answers, Unnamed, speaker};
 use crate::task::celery::CeleryContext;
 
 /// How long Celery keeps results in Redis: a day, its `result_expires`.
@@ -17,7 +17,7 @@ const KEPT_SECONDS: u64 = 86_400;
 /// Where results go.
 pub enum Backend {
     /// To the queue that each message names, on the broker it came from.
-    Rpc(Answers),
+    Rpc(Box<dyn Answers>),
     /// To a key of the task's name.
     Redis(ConnectionManager),
 }
@@ -37,8 +37,8 @@ impl fmt::Debug for Backend {
 }
 
 impl Backend {
-    /// The backend at `address`: empty or `rpc://` for answers on `broker`, `redis://` or `rediss://` for keys; none where
-    /// results are switched off or the broker carries no answers.
+    /// The backend at `address`: `rpc://` for answers on `broker`, `redis://`, `rediss://` or `redis+unix://` for keys, empty for
+    /// what Celery does there; none where results are switched off or the broker carries no answers.
     pub async fn open(
         address: &str,
         broker: &BrokerUrl,
@@ -47,14 +47,14 @@ impl Backend {
         let scheme = address.split(':').next().unwrap_or_default();
         match scheme {
             "" | "rpc" | "amqp" => {
-                if !broker.scheme().starts_with("amqp") {
-                    return Ok(None);
-                }
-                let answers =
-                    Answers::new(broker, timeout).map_err(|error| BackendError(error.to_string()))?;
-                Ok(Some(Self::Rpc(answers)))
+                let is_unnamed = address.is_empty();
+                let speaker =
+                    speaker(broker).filter(|speaker| !is_unnamed || speaker.unnamed == Unnamed::Rpc);
+                let Some(speaker) = speaker else { return Ok(None) };
+                let answers = (speaker.answers)(broker, timeout);
+                Ok(Some(Self::Rpc(answers.map_err(|error| BackendError(error.to_string()))?)))
             }
-            "redis" | "rediss" => {
+            "redis" | "rediss" | "redis+unix" => {
                 let shown = BrokerUrl::parse(address).map(|url| url.to_string()).unwrap_or_default();
                 let refused = |error: redis::RedisError| {
                     BackendError(format!("celery.result_backend {shown} cannot be used: {error}"))

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use crate::broker::amqp::Celeryev;
+use crate::broker::celery::Celeryev;
 use crate::cancel::CancelScope;
 use crate::events::{Event, EventData, EventSink, Notice, SinkError};
 use crate::ledger::Ledger;
@@ -32,7 +32,7 @@ pub struct Events {
 }
 
 struct Inner {
-    exchange: Celeryev,
+    exchange: Box<dyn Celeryev>,
     node: String,
     asked_for: watch::Sender<bool>,
     clock: AtomicU64,
@@ -46,7 +46,7 @@ impl Events {
     pub const NAME: &'static str = "celeryev";
 
     /// Events of `node`, off at first.
-    pub fn new(exchange: Celeryev, node: String) -> Self {
+    pub fn new(exchange: Box<dyn Celeryev>, node: String) -> Self {
         let inner = Inner {
             exchange,
             node,

@@ -10,7 +10,9 @@ use serde_json::json;
 
 use super::context::Context;
 use super::error::CliError;
-use crate::broker::{Broker, Intake};
+use crate::broker::celery::speaker;
+use crate::broker::{Broker, BrokerUrl, Intake};
+use crate::celery::Backend;
 use crate::docker::engine::Survey;
 use crate::docker::{Address, DockerApi};
 use crate::worker;
@@ -81,6 +83,7 @@ impl Doctor {
         }
         findings.extend(broker(context).await);
         findings.push(store(context).await);
+        findings.extend(results(context).await);
         let broken = findings.iter().filter(|finding| finding.health == Health::Broken).count();
         if context.output.is_json() {
             context.output.document(&json!({ "findings": findings, "broken": broken }))?;
@@ -289,6 +292,28 @@ async fn store(context: &Context) -> Finding {
         );
     }
     Finding::good("store", format!("{}, answered in {}", info.name, ms(started)))
+}
+
+/// Where the results of Celery's tasks go; nothing where Celery is not spoken.
+async fn results(context: &Context) -> Option<Finding> {
+    let settings = context.settings();
+    let url = BrokerUrl::parse(settings.brokers.first()?.expose()).ok()?;
+    speaker(&url)?;
+    let started = Instant::now();
+    let named = settings.celery.result_backend.expose();
+    let remedy = "set celery.result_backend as the senders have it, such as redis://host:6379/0 or rpc://";
+    Some(match Backend::open(named, &url, settings.connect_timeout.get()).await {
+        Err(error) => Finding::broken("results", error.to_string(), remedy),
+        Ok(None) => {
+            Finding::doubtful("results", "none are kept: whoever waits for one waits for ever", remedy)
+        }
+        Ok(Some(Backend::Rpc(_))) => {
+            Finding::good("results", "go to the queue that each sender names (rpc://)")
+        }
+        Ok(Some(Backend::Redis(_))) => {
+            Finding::good("results", format!("go to Redis, answered in {}", ms(started)))
+        }
+    })
 }
 
 fn is_local(address: &str) -> bool {

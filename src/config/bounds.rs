@@ -1,5 +1,6 @@
 //! What values must keep beyond their type, so that no worker starts with settings under which it cannot work.
 
+use super::celery;
 use super::types::Settings;
 use crate::units::Span;
 
@@ -23,10 +24,10 @@ pub(super) const BOUNDS: &[Bound] = &[
     bound("worker.queues", "a list of at least one queue", |s| !s.worker.queues.is_empty()),
     bound(
         "worker.queues",
-        "without \"local\" on AMQP: Girder itself runs what it puts there, which needs its Python; leave that queue to a Python worker",
+        "without \"local\" on AMQP and on Celery's Redis: Girder itself runs what it puts there, which needs its Python; leave that queue to a Python worker",
         |s| {
-            let amqp = s.brokers.iter().any(|broker| broker.expose().starts_with("amqp"));
-            !amqp || s.worker.queues.iter().all(|queue| queue != "local")
+            let speaks_celery = s.brokers.iter().any(celery::is_spoken);
+            !speaks_celery || s.worker.queues.iter().all(|queue| queue != "local")
         },
     ),
     bound("worker.lease", "at least 1s: workers prolong it at a third of it", |s| s.worker.lease >= SECOND),

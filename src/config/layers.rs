@@ -10,7 +10,7 @@ use super::bounds::BOUNDS;
 use super::file::File;
 use super::problem::{ConfigError, Near, Problem};
 use super::types::Settings;
-use super::{TEMPLATE, places, variables};
+use super::{TEMPLATE, celery, places, variables};
 
 /// Where the file is looked for when none is named.
 pub const USUAL_FILE: &str = "/etc/longshore.toml";
@@ -140,8 +140,14 @@ impl Stack {
     fn shared_variables(&mut self, names: &[(&str, &str)], sources: &Sources, template: &File) {
         for (name, key) in names {
             if let Some(text) = sources.variable(name).filter(|text| !text.is_empty()) {
+                // Only Celery and girder_worker name a broker or a backend in variables that are not ours.
+                let text = match *key {
+                    "brokers" => celery::broker(text),
+                    "celery.result_backend" => celery::redis(text),
+                    _ => text.to_owned(),
+                };
                 let path: Vec<String> = key.split('.').map(str::to_owned).collect();
-                self.variable(name, &path, text, &template.values());
+                self.variable(name, &path, &text, &template.values());
             }
         }
     }

@@ -24,10 +24,26 @@ fn in_a_celery_workers_place_its_variables_queue_and_records_are_taken_over() {
 }
 
 #[test]
-fn the_queue_that_girder_itself_reads_is_refused_on_amqp() {
-    let environment = [("CELERY_BROKER_URL", "amqp://host//"), ("LONGSHORE_WORKER__QUEUES", "local")];
-    let refused = load(&sources(&environment)).unwrap_err().to_string();
-    assert!(refused.contains("local") && refused.contains("Girder itself"), "{refused}");
+fn in_the_place_of_a_celery_worker_on_redis_its_queues_are_meant() {
+    for name in ["GIRDER_WORKER_BROKER", "CELERY_BROKER_URL"] {
+        let environment = [(name, "redis://:x@host:6380/1"), ("CELERY_RESULT_BACKEND", "redis://other/0")];
+        let settings = load(&sources(&environment)).unwrap().settings;
+        assert_eq!(settings.brokers[0].expose(), "celery+redis://:x@host:6380/1");
+        assert_eq!(settings.worker.queues, ["celery"]);
+        assert_eq!(settings.store.expose(), "redis://:x@host:6380/1");
+        assert_eq!(settings.celery.result_backend.expose(), "redis://other/0");
+    }
+    let own = [("CELERY_BROKER_URL", "redis://h"), ("LONGSHORE_BROKERS", "redis://own/0")];
+    assert_eq!(load(&sources(&own)).unwrap().settings.brokers[0].expose(), "redis://own/0");
+}
+
+#[test]
+fn the_queue_that_girder_itself_reads_is_refused_where_celery_is_spoken() {
+    for broker in ["amqp://host//", "redis://host/0"] {
+        let environment = [("CELERY_BROKER_URL", broker), ("LONGSHORE_WORKER__QUEUES", "local")];
+        let refused = load(&sources(&environment)).unwrap_err().to_string();
+        assert!(refused.contains("local") && refused.contains("Girder itself"), "{refused}");
+    }
 }
 
 fn with_file(text: &str) -> (tempfile::TempDir, Sources) {

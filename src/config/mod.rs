@@ -13,6 +13,7 @@ pub mod problem;
 pub mod types;
 
 mod bounds;
+mod celery;
 mod effective;
 mod file;
 mod places;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::celery;
 use super::layers::Sources;
 use super::problem::Problem;
 use super::types::{Address, Settings};
@@ -26,16 +27,20 @@ pub(super) fn resolve(settings: &mut Settings, sources: &Sources) -> Result<(), 
         let file = settings.state_dir.join("longshore.db");
         settings.brokers = vec![Address::new(format!("sqlite://{}", file.display()))];
     }
-    let speaks_celery = settings.brokers[0].expose().starts_with("amqp");
+    let speaks_celery = celery::is_spoken(&settings.brokers[0]);
     if settings.store.is_empty() {
         let results = &settings.celery.result_backend;
-        settings.store = match results.expose().split(':').next() {
-            Some("redis" | "rediss") if speaks_celery => results.clone(),
-            // RabbitMQ keeps no records.
-            _ if speaks_celery => {
-                Address::new(format!("sqlite://{}", settings.state_dir.join("longshore.db").display()))
+        settings.store = if let Some(same_server) = celery::store(&settings.brokers[0]) {
+            same_server
+        } else {
+            match results.expose().split(':').next() {
+                Some("redis" | "rediss") if speaks_celery => results.clone(),
+                // RabbitMQ keeps no records.
+                _ if speaks_celery => {
+                    Address::new(format!("sqlite://{}", settings.state_dir.join("longshore.db").display()))
+                }
+                _ => settings.brokers[0].clone(),
             }
-            _ => settings.brokers[0].clone(),
         };
     }
     let worker = &mut settings.worker;

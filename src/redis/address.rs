@@ -65,6 +65,11 @@ impl Place {
         Ok(Self { name, prefix, dedup: options.dedup, info, certificates })
     }
 
+    /// The number of its database.
+    pub fn database(&self) -> i64 {
+        self.info.redis_settings().db()
+    }
+
     /// A client, which opens connections.
     pub(super) fn client(&self) -> Result<Client, LinkError> {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -116,9 +121,16 @@ impl Options {
                 }
                 self.dedup = Some(span.get());
             }
-            "ca" => self.ca = Some(value.to_owned()),
-            "cert" => self.cert = Some(value.to_owned()),
-            "key" => self.key = Some(value.to_owned()),
+            // The second names are those of Celery's addresses.
+            "ca" | "ssl_ca_certs" => self.ca = Some(value.to_owned()),
+            "cert" | "ssl_certfile" => self.cert = Some(value.to_owned()),
+            "key" | "ssl_keyfile" => self.key = Some(value.to_owned()),
+            "ssl_cert_reqs" if ["required", "CERT_REQUIRED"].contains(&value) => {}
+            "ssl_cert_reqs" => {
+                return Err(format!(
+                    "has ssl_cert_reqs={value}: certificates are always checked; write ssl_cert_reqs=required, and name an authority of your own by ca=/path.pem"
+                ));
+            }
             // Of unix sockets, and read by the library.
             "db" | "user" | "pass" => return Ok(false),
             other => {
@@ -192,6 +204,16 @@ mod tests {
             Place::parse("redis+unix:///run/r.sock?pass=x&prefix=a", "redis+unix:///run/r.sock").unwrap();
         assert_eq!(place.info.redis_settings().password(), Some("x"));
         assert_eq!(*place.info.addr(), redis::ConnectionAddr::Unix("/run/r.sock".into()));
+    }
+
+    #[test]
+    fn celerys_words_for_certificates_are_read() {
+        for wanted in ["required", "CERT_REQUIRED"] {
+            Place::parse(&format!("rediss://h/0?ssl_cert_reqs={wanted}"), "rediss://h").unwrap();
+        }
+        let error = refused("rediss://h?ssl_cert_reqs=none");
+        assert!(error.contains("always checked") && error.contains("ca="), "{error}");
+        assert!(refused("rediss://h?ssl_ca_certs=/no/such/file").contains("/no/such/file"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
-use crate::broker::amqp::{Celeryev, Pidbox};
+use crate::broker::celery::{Pidbox, speaker};
 use crate::broker::{self, Broker, BrokerError, BrokerUrl, Command, OpenOptions, Submission};
 use crate::cancel::{CancelReason, CancelScope};
 use crate::celery::control::{self, About};
@@ -118,11 +118,11 @@ impl Worker {
             let url = BrokerUrl::parse(address.expose())?;
             let broker = broker::open(&url, &options).await?;
             let mut sinks = celery_results(settings, &url).await?;
-            if url.scheme().starts_with("amqp") {
+            if let Some(speaker) = speaker(&url) {
                 let (node, timeout) = (control::node_name(&identity.worker), options.connect_timeout);
-                let events = Events::new(Celeryev::new(&url, timeout)?, node.clone());
+                let events = Events::new((speaker.celeryev)(&url, timeout)?, node.clone());
                 sinks.push(Arc::new(events.clone()));
-                controls.push((Pidbox::new(&url, &node, timeout)?, broker.clone(), events));
+                controls.push(((speaker.pidbox)(&url, &node, timeout)?, broker.clone(), events));
             }
             sources.push((broker, sinks));
         }
@@ -137,7 +137,7 @@ impl Worker {
     }
 
     /// Puts itself under Celery's remote control.
-    fn heed_celery(&self, settings: &Settings, (pidbox, broker): (Pidbox, Broker), events: Events) {
+    fn heed_celery(&self, settings: &Settings, (pidbox, broker): (Box<dyn Pidbox>, Broker), events: Events) {
         let about = About {
             node: control::node_name(&self.identity.worker),
             queues: self.queues.clone(),

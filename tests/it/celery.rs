@@ -1,4 +1,4 @@
-//! A worker in a Celery worker's place, seen by a real Celery client over a real RabbitMQ.
+//! A worker in a Celery worker's place, seen by a real Celery client over a real RabbitMQ and over a real Redis.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -10,17 +10,22 @@ use tokio::process::Command;
 use crate::support::docker::engine;
 use crate::support::longshore::Longshore;
 use crate::support::rabbitmq::RabbitMq;
+use crate::support::redis::Redis;
 
 const CLIENT_WITHIN: Duration = Duration::from_secs(150);
 
 /// What the client saw.
-async fn client(broker: &str, node: &str) -> Value {
+async fn client(broker: &str, node: &str, backend: &str) -> Value {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let installed = Command::new(tests.join("peer/celery/install")).status().await.unwrap();
-    assert!(installed.success());
-    let running = Command::new(tests.join(".cache/celery/bin/python"))
+    // The client of RabbitMQ has no library for Redis, as many have none.
+    let environment = if broker.starts_with("redis") { "redis" } else { "" };
+    let mut install = Command::new(tests.join("peer/celery/install"));
+    install.args(Some(environment).filter(|name| !name.is_empty()));
+    assert!(install.status().await.unwrap().success());
+    let folder = if environment.is_empty() { "celery".to_owned() } else { format!("celery-{environment}") };
+    let running = Command::new(tests.join(".cache").join(folder).join("bin/python"))
         .arg(tests.join("peer/celery/client.py"))
-        .args([broker, node])
+        .args([broker, node, backend])
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
@@ -31,12 +36,32 @@ async fn client(broker: &str, node: &str) -> Value {
 
 #[tokio::test]
 async fn a_celery_client_gets_results_looks_at_the_worker_revokes_and_shuts_it_down() {
-    engine().await;
     let rabbit = RabbitMq::vhost().await;
-    let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", rabbit.url()));
+    let settings = format!("brokers = [\"{}\"]\n", rabbit.url());
+    a_client_is_served(&settings, &rabbit.url(), "rpc://").await;
+}
+
+#[tokio::test]
+async fn a_celery_client_of_redis_is_served_alike() {
+    let redis = Redis::start().await;
+    let settings =
+        format!("brokers = [\"celery+{}\"]\n[celery]\nresult_backend = \"{}\"\n", redis.url(), redis.url());
+    a_client_is_served(&settings, &redis.url(), &redis.url()).await;
+}
+
+#[tokio::test]
+async fn a_celery_client_of_redis_may_read_its_results_from_a_queue_of_its_own() {
+    let redis = Redis::start().await;
+    let settings = format!("brokers = [\"celery+{}\"]\n[celery]\nresult_backend = \"rpc://\"\n", redis.url());
+    a_client_is_served(&settings, &redis.url(), "rpc://").await;
+}
+
+async fn a_client_is_served(settings: &str, broker: &str, backend: &str) {
+    engine().await;
+    let longshore = Longshore::with_settings(settings);
     let mut worker = longshore.worker(&["-Q", "celery,gpu", "-c", "2", "-n", "quay", "-Ofair"]).await;
     let node = "longshore@quay";
-    let seen = client(&rabbit.url(), node).await;
+    let seen = client(broker, node, backend).await;
 
     assert_eq!(seen["good"], json!(["SUCCESS", null]));
     assert_eq!(

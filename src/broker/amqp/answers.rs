@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use lapin::types::FieldTable;
@@ -9,7 +10,7 @@ use lapin::types::FieldTable;
 use super::Address;
 use super::link::Link;
 use super::wire::{Original, short};
-use crate::broker::{BrokerError, BrokerUrl};
+use crate::broker::{BrokerError, BrokerUrl, celery};
 
 /// Publishes answers over a connection of its own, opened with the first one.
 pub struct Answers {
@@ -22,10 +23,11 @@ impl Answers {
         let address = Address::read(url)?;
         Ok(Self { link: Link::new(address.uri, url.to_string(), "longshore results".to_owned(), timeout) })
     }
+}
 
-    /// Publishes a JSON document to `queue` as Celery's `rpc://` does; returns when the server has taken it. Nobody
-    /// is told when the queue is gone: its caller is gone, too.
-    pub async fn send(&self, queue: &str, correlation: &str, body: Vec<u8>) -> Result<(), BrokerError> {
+#[async_trait]
+impl celery::Answers for Answers {
+    async fn send(&self, queue: &str, correlation: &str, body: Vec<u8>) -> Result<(), BrokerError> {
         let properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_content_encoding("utf-8".into())

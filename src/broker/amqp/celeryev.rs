@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
@@ -10,7 +11,7 @@ use tokio::sync::OnceCell;
 use super::Address;
 use super::link::Link;
 use super::wire::Original;
-use crate::broker::{BrokerError, BrokerUrl};
+use crate::broker::{BrokerError, BrokerUrl, celery};
 
 const EXCHANGE: &str = "celeryev";
 
@@ -27,9 +28,11 @@ impl Celeryev {
         let link = Link::new(address.uri, url.to_string(), "longshore events".to_owned(), timeout);
         Ok(Self { link, made: OnceCell::new() })
     }
+}
 
-    /// Publishes the event `body` of the type `kind`, such as `task-started`, as `node`. Monitors that are away miss it.
-    pub async fn tell(&self, kind: &str, node: &str, body: Vec<u8>) -> Result<(), BrokerError> {
+#[async_trait]
+impl celery::Celeryev for Celeryev {
+    async fn tell(&self, kind: &str, node: &str, body: Vec<u8>) -> Result<(), BrokerError> {
         self.made.get_or_try_init(|| self.link.exchange(EXCHANGE, ExchangeKind::Topic)).await?;
         let mut headers = FieldTable::default();
         headers.insert("hostname".into(), AMQPValue::LongString(node.into()));

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, unfold};
@@ -17,7 +18,7 @@ use lapin::{BasicProperties, ExchangeKind};
 use super::Address;
 use super::link::{Link, table};
 use super::wire::{Original, short};
-use crate::broker::{BrokerError, BrokerUrl};
+use crate::broker::{BrokerError, BrokerUrl, celery};
 
 const REQUESTS: &str = "celery.pidbox";
 /// The only exchange that answers go to: a request must not make us write elsewhere.
@@ -40,14 +41,15 @@ impl Pidbox {
         let link = Link::new(address.uri, url.to_string(), "longshore control".to_owned(), timeout);
         Ok(Self { link, node: node.to_owned() })
     }
+}
 
-    /// The broker, without secrets.
-    pub fn broker(&self) -> &str {
+#[async_trait]
+impl celery::Pidbox for Pidbox {
+    fn broker(&self) -> &str {
         self.link.name()
     }
 
-    /// Requests as they come, but those whose sender waits no longer; the stream ends when the connection breaks.
-    pub async fn requests(&self) -> Result<BoxStream<'static, Bytes>, BrokerError> {
+    async fn requests(&self) -> Result<BoxStream<'static, Bytes>, BrokerError> {
         let link = &self.link;
         let channel = link.channel().await?;
         let fleeting = ExchangeDeclareOptions::default();
@@ -84,9 +86,7 @@ impl Pidbox {
         Ok(heard.boxed())
     }
 
-    /// Answers the request with `ticket`, where its sender reads answers with `routing_key`. Nobody is told when that
-    /// sender has gone.
-    pub async fn answer(
+    async fn answer(
         &self,
         routing_key: &str,
         ticket: &str,

@@ -84,7 +84,7 @@ struct Listed {
 
 impl Client {
     /// Every queue that anybody named, by name.
-    pub(super) async fn queue_names(&self) -> Result<Vec<QueueName>, LinkError> {
+    pub(in crate::broker) async fn queue_names(&self) -> Result<Vec<QueueName>, LinkError> {
         let names = value::list(self.link.send(redis::cmd("SMEMBERS").arg(self.keys.queues())).await?)?;
         let names = names.into_iter().map(value::text).collect::<Result<Vec<_>, _>>()?;
         // Anybody may have written there.

@@ -12,7 +12,7 @@ const BEHIND: usize = 1_000;
 
 /// Spreads what is heard. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Ears {
+pub(in crate::broker) struct Ears {
     bell: Arc<watch::Sender<u64>>,
     commands: broadcast::Sender<Heard>,
 }
@@ -54,7 +54,7 @@ impl Ears {
     }
 
     /// Changes when a fetcher should look again.
-    pub(super) fn bell(&self) -> watch::Receiver<u64> {
+    pub(in crate::broker) fn bell(&self) -> watch::Receiver<u64> {
         self.bell.subscribe()
     }
 

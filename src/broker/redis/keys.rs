@@ -5,7 +5,7 @@ use crate::task::{Priority, PriorityClass, QueueName, TaskId};
 
 /// Names below one prefix.
 #[derive(Clone, Debug)]
-pub(super) struct Keys {
+pub(in crate::broker) struct Keys {
     prefix: String,
 }
 
@@ -30,7 +30,7 @@ impl Keys {
     }
 
     /// What the keys of `queue` begin with; the name is their hash tag.
-    pub(super) fn stem(&self, queue: &QueueName) -> String {
+    pub(in crate::broker) fn stem(&self, queue: &QueueName) -> String {
         format!("{}:queue:{{{}}}", self.prefix, token(queue.as_str()))
     }
 
@@ -40,7 +40,7 @@ impl Keys {
     }
 
     /// The channel on which fetchers hear of what no blocking read tells them: ms until something is due.
-    pub(super) fn bell(&self) -> String {
+    pub(in crate::broker) fn bell(&self) -> String {
         format!("{}:bell", self.prefix)
     }
 

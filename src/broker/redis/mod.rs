@@ -76,19 +76,23 @@ fn broker(client: Arc<Client>) -> Broker {
 }
 
 /// One who opened a server.
-struct Client {
-    place: Place,
-    keys: Keys,
-    link: Link,
-    ears: Ears,
-    options: OpenOptions,
+pub(super) struct Client {
+    pub(super) place: Place,
+    pub(super) keys: Keys,
+    pub(super) link: Link,
+    pub(super) ears: Ears,
+    pub(super) options: OpenOptions,
     /// Queues that are known to be listed.
     listed: Mutex<HashSet<QueueName>>,
 }
 
 impl Client {
     async fn open(url: &BrokerUrl, options: &OpenOptions) -> Result<Self, LinkError> {
-        let place = Place::parse(&url.expose(), &url.to_string())?;
+        Self::at(Place::parse(&url.expose(), &url.to_string())?, options).await
+    }
+
+    /// Opens the server at `place`.
+    pub(super) async fn at(place: Place, options: &OpenOptions) -> Result<Self, LinkError> {
         let keys = Keys::new(&place.prefix);
         let ears = Ears::default();
         let heard = ears.clone();
@@ -109,16 +113,19 @@ impl Client {
         Ok(client)
     }
 
-    fn dedup_window(&self) -> Duration {
+    pub(super) fn dedup_window(&self) -> Duration {
         self.place.dedup.unwrap_or(DEDUP_WINDOW)
     }
 
-    fn cannot(&self, action: &'static str) -> impl Fn(LinkError) -> BrokerError + '_ {
+    pub(super) fn cannot(&self, action: &'static str) -> impl Fn(LinkError) -> BrokerError + '_ {
         move |error| refusal(&self.place.name, action, error)
     }
 
     /// Makes `queues` known to whoever lists them.
-    async fn list_queues(&self, queues: impl Iterator<Item = &QueueName>) -> Result<(), LinkError> {
+    pub(super) async fn list_queues(
+        &self,
+        queues: impl Iterator<Item = &QueueName>,
+    ) -> Result<(), LinkError> {
         let new: HashSet<QueueName> = {
             let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
             queues.filter(|queue| !listed.contains(*queue)).cloned().collect()
@@ -133,7 +140,7 @@ impl Client {
     }
 }
 
-fn refusal(name: &str, action: &'static str, error: LinkError) -> BrokerError {
+pub(super) fn refusal(name: &str, action: &'static str, error: LinkError) -> BrokerError {
     let broker = name.to_owned();
     match error {
         LinkError::Address(reason) => BrokerError::Url(reason),
@@ -144,6 +151,6 @@ fn refusal(name: &str, action: &'static str, error: LinkError) -> BrokerError {
 }
 
 /// Milliseconds, as scripts want them.
-fn millis(duration: Duration) -> i64 {
+pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }

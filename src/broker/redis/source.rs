@@ -33,7 +33,7 @@ script!(SWEEP, "lua/common.lua", "lua/sweep.lua");
 /// The group that all workers read in.
 const GROUP: &str = "longshore";
 /// How long one blocking read may last; after it every fetcher looks by itself.
-pub(super) const LONGEST_BLOCK: Duration = Duration::from_secs(10);
+pub(in crate::broker) const LONGEST_BLOCK: Duration = Duration::from_secs(10);
 /// Beyond the end of a blocking read before its connection counts as broken.
 const SLACK: Duration = Duration::from_secs(5);
 /// Between two tries to end a blocking read: the first may have come before the read itself.

@@ -1,7 +1,7 @@
 //! Celery's remote control: hears the requests that producers, `celery inspect` and Girder send to all workers, and answers
 //! as a Celery worker does.
 //!
-//! Owns what a request means ([`Control::obey`]) and when it is for us; [`crate::broker::amqp::Pidbox`] owns the wire.
+//! Owns what a request means ([`Control::obey`]) and when it is for us; [`crate::broker::celery::Pidbox`] owns the wire.
 //! Answers hold no arguments, tokens or settings of the environment. A revoke becomes a cancel of the broker's topic, which
 //! stands on the broker and is asked for before a task starts. Called by `worker`.
 
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::event::{Events, Switch};
-use crate::broker::amqp::Pidbox;
+use crate::broker::celery::Pidbox;
 use crate::broker::{Broker, Command};
 use crate::cancel::CancelScope;
 use crate::ledger::Ledger;
@@ -34,7 +34,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// A worker under remote control.
 pub struct Control {
     /// Its mailbox.
-    pub pidbox: Pidbox,
+    pub pidbox: Box<dyn Pidbox>,
     /// Where cancels go.
     pub broker: Broker,
     /// What lives here.
@@ -129,7 +129,7 @@ pub fn node_name(name: &str) -> String {
 impl Control {
     /// Puts it together.
     pub fn new(
-        pidbox: Pidbox,
+        pidbox: Box<dyn Pidbox>,
         broker: Broker,
         (ledger, lifecycle): (Ledger, Lifecycle),
         (events, about): (Events, About),

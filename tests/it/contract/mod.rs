@@ -112,3 +112,4 @@ contract!(sqlite, crate::contract::dock::Sqlite, [tokio::test]);
 contract!(nats, crate::support::nats::Nats, [tokio::test]);
 contract!(redis, crate::support::redis::Redis, [tokio::test]);
 contract!(amqp, crate::contract::dock::Amqp, [tokio::test], broker only);
+contract!(celery_redis, crate::celery_redis::dock::CeleryRedis, [tokio::test], broker only);

@@ -1,6 +1,6 @@
 """A Celery client as a Girder plugin is one: sends tasks to a worker, looks at it, revokes, and reads results.
 
-    client.py BROKER NODE
+    client.py BROKER NODE BACKEND
 
 Prints what it saw as one JSON document, for the test to judge.
 """
@@ -20,8 +20,8 @@ SECRET = "not-for-others"
 
 
 def main():
-    broker, node = sys.argv[1:]
-    app = Celery(broker=broker, backend="rpc://")
+    broker, node, backend = sys.argv[1:]
+    app = Celery(broker=broker, backend=backend)
     seen = {}
 
     def send(script, **options):

@@ -1,0 +1,242 @@
+//! Taking work: looks by one script over all queues, then waits for a list, the bell, the next due time, or the stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use redis::Value;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::Client;
+use super::envelope::Envelope;
+use super::lease::Claim;
+use super::peek::Peeks;
+use crate::broker::message::Lease;
+use crate::broker::redis::millis;
+use crate::broker::{BrokerError, Delivery, MessageId, Source};
+use crate::cancel::CancelScope;
+use crate::redis::{LinkError, script, value};
+
+script!(CLAIM, "lua/common.lua", "lua/claim.lua");
+
+/// How long a fetch waits before it looks by itself.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Fetches for one client.
+pub(super) struct Fetcher {
+    client: Arc<Client>,
+    consumer: Arc<str>,
+    queues: Vec<Queue>,
+    peeks: Peeks,
+    state: Mutex<State>,
+}
+
+/// A queue that is fetched from.
+pub(super) struct Queue {
+    pub(super) stem: String,
+    pub(super) lists: [String; 4],
+}
+
+#[derive(Default)]
+struct State {
+    /// Which queue is first in the next look.
+    turn: usize,
+    /// When it was last looked for what others left behind.
+    swept: Option<Instant>,
+}
+
+/// A message in our name.
+struct Taken {
+    queue: usize,
+    tag: String,
+    envelope: Bytes,
+}
+
+/// What a look found.
+struct Look {
+    /// Until something is due by itself.
+    next_due: Option<Duration>,
+    /// Queues that hand out.
+    open: Vec<usize>,
+    /// Leases that lapsed: queue, tag, message.
+    lapsed: Vec<(usize, String, Bytes)>,
+    taken: Vec<Taken>,
+}
+
+impl Fetcher {
+    pub(super) fn new(client: Arc<Client>) -> Self {
+        let options = &client.common.options;
+        let consumer = format!("{}/{}", options.worker, options.incarnation).replace('\n', " ").into();
+        let queues: Vec<Queue> = options
+            .queues
+            .iter()
+            .map(|queue| Queue { stem: client.stem(queue), lists: client.kombu.lists(queue.as_str()) })
+            .collect();
+        let lists: Vec<[String; 4]> = queues.iter().map(|queue| queue.lists.clone()).collect();
+        let peeks = Peeks::start(&client.common.place, options.connect_timeout, &lists);
+        Self { client, consumer, queues, peeks, state: Mutex::default() }
+    }
+
+    async fn wait_for_work(&self, credit: usize, stop: &CancelScope) -> Result<Vec<Delivery>, LinkError> {
+        let mut state = self.state.lock().await;
+        let (mut bell, mut rung) = (self.client.common.ears.bell(), self.peeks.rung());
+        while !stop.is_canceled() {
+            bell.mark_unchanged();
+            rung.mark_unchanged();
+            self.sweep(&mut state).await?;
+            let (look, until) = self.look(&mut state, credit).await?;
+            let is_lapsed = !look.lapsed.is_empty();
+            self.put_back(look.lapsed).await?;
+            let deliveries = self.deliveries(look.taken, until).await?;
+            if !deliveries.is_empty() {
+                return Ok(deliveries);
+            }
+            if is_lapsed {
+                continue;
+            }
+            look.open.iter().for_each(|queue| self.peeks.arm(*queue));
+            tokio::select! {
+                _ = stop.canceled() => {}
+                () = tokio::time::sleep(look.next_due.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)) => {}
+                _ = bell.changed() => {}
+                _ = rung.changed() => {}
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    async fn look(&self, state: &mut State, credit: usize) -> Result<(Look, Instant), LinkError> {
+        let options = &self.client.common.options;
+        let (lease, counter) = (options.lease, self.client.counter());
+        state.turn = state.turn.wrapping_add(1);
+        // Before the server reckons: the lease must not seem to last longer than it does.
+        let until = Instant::now() + lease;
+        let stems = self.queues.iter().map(|queue| queue.stem.clone());
+        let keys: Vec<String> = std::iter::once(counter).chain(stems).collect();
+        let mut call = self.client.call(&CLAIM, &keys).arg(&*self.consumer).arg(credit).arg(millis(lease));
+        call.push(state.turn % self.queues.len().max(1));
+        for (queue, name) in self.queues.iter().zip(&options.queues) {
+            call.push(name.as_str());
+            queue.lists.iter().for_each(|list| call.push(list));
+        }
+        let [next_due, open, lapsed, found] = value::row(self.client.common.link.call(&call).await?)?;
+        let open = value::list(open)?.iter().map(|number| self.queue_at(number)).collect::<Result<_, _>>()?;
+        let lapsed = value::list(lapsed)?.into_iter().map(|one| {
+            let [number, tag, envelope] = value::row(one)?;
+            Ok((self.queue_at(&number)?, value::text(tag)?, value::bytes(envelope)?.into()))
+        });
+        let taken = value::list(found)?.into_iter().map(|one| self.taken(one));
+        let look = Look {
+            next_due: u64::try_from(value::int(&next_due)?).ok().map(Duration::from_millis),
+            open,
+            lapsed: lapsed.collect::<Result<_, LinkError>>()?,
+            taken: taken.collect::<Result<_, _>>()?,
+        };
+        Ok((look, until))
+    }
+
+    /// Of a number as scripts count, from 1.
+    fn queue_at(&self, number: &Value) -> Result<usize, LinkError> {
+        let index = usize::try_from(value::int(number)?).ok().and_then(|number| number.checked_sub(1));
+        index
+            .filter(|index| *index < self.queues.len())
+            .ok_or_else(|| LinkError::Unreadable("a script named no queue of ours".to_owned()))
+    }
+
+    fn taken(&self, message: Value) -> Result<Taken, LinkError> {
+        let [number, tag, envelope] = value::row(message)?;
+        Ok(Taken {
+            queue: self.queue_at(&number)?,
+            tag: value::text(tag)?,
+            envelope: value::bytes(envelope)?.into(),
+        })
+    }
+
+    /// Leases that lapsed: each goes back to its list with kombu's flags.
+    async fn put_back(&self, lapsed: Vec<(usize, String, Bytes)>) -> Result<(), LinkError> {
+        for of_queue in lapsed.chunk_by(|one, other| one.0 == other.0) {
+            let stem = std::slice::from_ref(&self.queues[of_queue[0].0].stem);
+            self.client
+                .put_back(stem, of_queue.iter().map(|(_, tag, envelope)| (tag.as_str(), envelope)))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Once in a while: restores what kombu channels left behind.
+    async fn sweep(&self, state: &mut State) -> Result<(), LinkError> {
+        let pause =
+            (self.client.visibility_timeout / 4).clamp(Duration::from_secs(1), Duration::from_secs(60));
+        if state.swept.is_some_and(|at| at.elapsed() < pause) {
+            return Ok(());
+        }
+        state.swept = Some(Instant::now());
+        self.client.restore_stale().await
+    }
+
+    /// What can be read, under leases. What is no message is parked at once.
+    async fn deliveries(&self, taken: Vec<Taken>, until: Instant) -> Result<Vec<Delivery>, LinkError> {
+        let mut deliveries = Vec::with_capacity(taken.len());
+        for one in taken {
+            match Envelope::read(&one.envelope) {
+                Ok(envelope) => deliveries.push(self.delivery(&one, envelope, until)),
+                Err(reason) => {
+                    let claim = self.claim(&one);
+                    tracing::warn!(queue = %claim.queue, reason, "parked: it is no message of Celery");
+                    claim.park_unread(&reason).await?;
+                }
+            }
+        }
+        Ok(deliveries)
+    }
+
+    fn claim(&self, taken: &Taken) -> Claim {
+        Claim {
+            client: self.client.clone(),
+            consumer: self.consumer.clone(),
+            queue: self.client.common.options.queues[taken.queue].clone(),
+            stem: self.queues[taken.queue].stem.clone(),
+            tag: taken.tag.clone(),
+            envelope: taken.envelope.clone(),
+        }
+    }
+
+    fn delivery(&self, taken: &Taken, envelope: Envelope, until: Instant) -> Delivery {
+        let claim = || Box::new(self.claim(taken));
+        let duration = self.client.common.options.lease;
+        let lease = Lease { until, duration, extender: claim(), settler: claim() };
+        Delivery {
+            message: MessageId(envelope.identity()),
+            queue: self.client.common.options.queues[taken.queue].clone(),
+            headers: envelope.headers(),
+            submitted: envelope.submitted,
+            redelivered: envelope.redelivered,
+            body: envelope.raw.body,
+            content_type: envelope.raw.content_type,
+            content_encoding: envelope.raw.content_encoding,
+            header_order: envelope.raw.header_order,
+            properties: envelope.raw.properties,
+            lease,
+        }
+    }
+}
+
+#[async_trait]
+impl Source for Fetcher {
+    async fn fetch(&self, credit: usize, stop: &CancelScope) -> Result<Vec<Delivery>, BrokerError> {
+        if self.queues.is_empty() {
+            return Err(BrokerError::Refused {
+                broker: self.client.common.place.name.clone(),
+                action: "hand out work",
+                reason: "it was opened without queues; name at least one".to_owned(),
+            });
+        }
+        self.wait_for_work(credit, stop).await.map_err(self.client.cannot("hand out work"))
+    }
+
+    fn lease(&self) -> Duration {
+        self.client.common.options.lease
+    }
+}
