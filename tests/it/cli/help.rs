@@ -3,7 +3,7 @@
 use super::Harbour;
 
 /// Every command, as the manual pages name them.
-fn commands(harbour: &Harbour) -> Vec<Vec<String>> {
+pub(super) fn commands(harbour: &Harbour) -> Vec<Vec<String>> {
     let folder = harbour.path().join("man");
     std::fs::create_dir(&folder).unwrap();
     harbour.run(&["man", folder.to_str().unwrap()]).good();

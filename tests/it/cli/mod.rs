@@ -3,12 +3,14 @@
 mod dead;
 mod help;
 mod policy;
+mod programs;
 mod queue;
 mod run_and_worker;
 mod settings;
 mod streams;
 mod submit;
 mod task;
+mod terminals;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 mod endings;
 mod housed;
 mod images;
+mod keywords;
 mod output;
 mod pipes;
 mod podman;
