@@ -14,6 +14,7 @@ pub mod message;
 pub mod nats;
 pub mod redis;
 pub mod sqlite;
+pub mod together;
 pub mod url;
 
 use std::fmt;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 
 pub use dead::{DeadLetter, DeadLetters, DeadSummary};
 pub use message::{Delivery, MessageId, Submission};
+pub use together::{Ending, Part, Place};
 pub use url::{Adapter, BrokerUrl, OpenOptions};
 
 use crate::cancel::CancelScope;
@@ -142,6 +144,11 @@ pub trait Settler: Send + Sync {
     /// Ends the lease as `settlement` says. Never an error: what cannot be known is [`Settled::Unknown`].
     async fn settle(self: Box<Self>, settlement: Settlement) -> Settled;
 
+    /// What takes the message off its queue within a step of [`Topic::end`], where the broker has a [`Place`].
+    fn acknowledgement(&self) -> Option<Part> {
+        None
+    }
+
     /// Whether [`Settler::forward`] is possible here.
     fn forwards(&self) -> bool {
         false
@@ -208,6 +215,20 @@ pub enum Submitted {
 pub trait Topic: Send + Sync {
     /// Publishes `events` in order; durable when it returns where the broker can be.
     async fn publish(&self, events: &[Event]) -> Result<(), BrokerError>;
+    /// Where it lies, if it takes parts of a store and of its own settlers into its steps.
+    fn place(&self) -> Option<Place> {
+        None
+    }
+    /// Publishes `events` in order, those that end a task in one step with the rest of that end; `endings` names them by
+    /// their index in `events`. Returns which of them were refused because their record had changed: nothing of those
+    /// happened. Whoever hands over parts has made sure that they are of this [`Topic::place`].
+    async fn end(&self, events: &[Event], endings: Vec<(usize, Ending)>) -> Result<Vec<usize>, BrokerError> {
+        let refused: Vec<usize> = endings.iter().map(|(at, _)| *at).collect();
+        let others = events.iter().enumerate().filter(|(at, _)| !refused.contains(at));
+        let others: Vec<Event> = others.map(|(_, event)| event.clone()).collect();
+        self.publish(&others).await?;
+        Ok(refused)
+    }
     /// Events that match, from `start` to the newest that was published before this was called; then the stream ends. It
     /// never waits for news. Where [`Capabilities::replay`] says no: [`BrokerError::Unsupported`].
     async fn replay(

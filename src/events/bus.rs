@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Book, Event, EventData, EventSink, Notice, SinkError};
+use crate::broker::{Ending, Place};
 use crate::crew::Crew;
 use crate::task::Task;
 
@@ -36,8 +37,11 @@ struct Feed {
 
 struct Item {
     notice: Notice,
-    delivered: Option<oneshot::Sender<Result<(), SinkError>>>,
+    /// Hears whether it was told, or that its ending was refused.
+    delivered: Option<oneshot::Sender<Result<bool, SinkError>>>,
     receipt: Option<Arc<Receipt>>,
+    /// What happens in one step with its being told.
+    ending: Option<Ending>,
 }
 
 /// Tells an attempt's book when every sink has taken an event.
@@ -133,7 +137,8 @@ impl Bus {
             if let Some(receipt) = receipt {
                 receipt.open.fetch_add(1, Ordering::Relaxed);
             }
-            feed.push(Item { notice: notice.clone(), delivered: None, receipt: receipt.cloned() });
+            let receipt = receipt.cloned();
+            feed.push(Item { notice: notice.clone(), delivered: None, receipt, ending: None });
         }
     }
 
@@ -142,16 +147,33 @@ impl Bus {
         let Some(feed) = self.inner.feeds.iter().find(|feed| feed.name == name) else {
             return Ok(());
         };
-        let (delivered, answer) = oneshot::channel();
-        feed.push(Item { notice: notice.clone(), delivered: Some(delivered), receipt: None });
-        answer.await.unwrap_or(Err(SinkError { sink: feed.name, reason: "it was closed".to_owned() }))?;
+        feed.told(notice.clone(), None).await?;
         feed.sink.told(&notice).await
+    }
+
+    /// The sink at `place`: it takes the rest of a task's end into the step in which it is told of it.
+    pub fn sink_at(&self, place: &Place) -> Option<&'static str> {
+        let mut feeds = self.inner.feeds.iter();
+        feeds.find(|feed| feed.sink.place().as_ref() == Some(place)).map(|feed| feed.name)
+    }
+
+    /// Delivers `notice` as [`Bus::deliver`] does, in one step with `ending`. `false`: that was refused, nothing happened.
+    pub async fn end(&self, name: &str, notice: Notice, ending: Ending) -> Result<bool, SinkError> {
+        match self.inner.feeds.iter().find(|feed| feed.name == name) {
+            Some(feed) => feed.told(notice, Some(ending)).await,
+            None => Ok(false),
+        }
     }
 }
 
 impl Feed {
     fn wants(&self, task: Option<&Task>) -> bool {
         task.is_none_or(|task| self.sink.wants(task))
+    }
+    async fn told(&self, notice: Notice, ending: Option<Ending>) -> Result<bool, SinkError> {
+        let (delivered, answer) = oneshot::channel();
+        self.push(Item { notice, delivered: Some(delivered), receipt: None, ending });
+        answer.await.unwrap_or(Err(SinkError { sink: self.name, reason: "it was closed".to_owned() }))
     }
     fn push(&self, item: Item) {
         self.queued.fetch_add(weight(&item.notice.event), Ordering::Relaxed);
@@ -190,9 +212,21 @@ async fn pump(
             return;
         }
         let notices: Vec<Notice> = items.iter().map(|item| item.notice.clone()).collect();
-        let result = sink.deliver(&notices).await;
+        let endings: Vec<(usize, Ending)> = items
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(at, item)| item.ending.take().map(|ending| (at, ending)))
+            .collect();
+        let result = if endings.is_empty() {
+            sink.deliver(&notices).await.map(|()| Vec::new())
+        } else {
+            sink.end(&notices, endings).await
+        };
         let taken = result.is_ok();
+        let mut at = 0;
         items.retain_mut(|item| {
+            let answer = result.clone().map(|refused| !refused.contains(&at));
+            at += 1;
             let kept = !taken && item.delivered.is_none();
             if !kept {
                 queued.fetch_sub(weight(&item.notice.event), Ordering::Relaxed);
@@ -202,7 +236,7 @@ async fn pump(
             }
             if let Some(delivered) = item.delivered.take() {
                 // Whoever waited may be gone: the outbox still knows what is owed.
-                let _ = delivered.send(result.clone());
+                let _ = delivered.send(answer);
             }
             kept
         });

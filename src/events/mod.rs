@@ -20,6 +20,7 @@ pub use book::{Book, Mark, Standing, Told};
 pub use bus::Bus;
 pub use reporter::{Phase, Reporter};
 
+use crate::broker::{Ending, Place};
 use crate::error::TaskError;
 use crate::task::{Fence, QueueName, Task, TaskId};
 
@@ -280,6 +281,19 @@ pub trait EventSink: Send + Sync {
     /// Delivers `notices` in order. For terminal ones it returns only when they are delivered or durably journaled,
     /// or [`EventSink::told`] does.
     async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError>;
+    /// Where what it is told lies, if that can be one step with the rest of a task's end.
+    fn place(&self) -> Option<Place> {
+        None
+    }
+    /// Delivers `notices` in order, those that `endings` name by their index in `notices` in one step with the rest of
+    /// their task's end. Returns which of these were refused: nothing of them happened.
+    async fn end(&self, notices: &[Notice], endings: Vec<(usize, Ending)>) -> Result<Vec<usize>, SinkError> {
+        let refused: Vec<usize> = endings.iter().map(|(at, _)| *at).collect();
+        let others = notices.iter().enumerate().filter(|(at, _)| !refused.contains(at));
+        let others: Vec<Notice> = others.map(|(_, notice)| notice.clone()).collect();
+        self.deliver(&others).await?;
+        Ok(refused)
+    }
     /// Waits until a terminal notice that [`EventSink::deliver`] took is there or durably journaled: for sinks that keep
     /// what they take in queues of their own, so that one slow receiver holds up no other.
     async fn told(&self, _notice: &Notice) -> Result<(), SinkError> {

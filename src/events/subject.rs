@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{Event, EventSink, Notice, SinkError};
-use crate::broker::Topic;
+use crate::broker::{BrokerError, Ending, Place, Topic};
 
 /// Publishes on a broker's topic.
 pub struct Subject {
@@ -29,7 +29,17 @@ impl EventSink for Subject {
     }
     async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError> {
         let events: Vec<Event> = notices.iter().map(|notice| (*notice.event).clone()).collect();
-        let published = self.topic.publish(&events).await;
-        published.map_err(|error| SinkError { sink: Self::NAME, reason: error.to_string() })
+        self.topic.publish(&events).await.map_err(not_taken)
     }
+    fn place(&self) -> Option<Place> {
+        self.topic.place()
+    }
+    async fn end(&self, notices: &[Notice], endings: Vec<(usize, Ending)>) -> Result<Vec<usize>, SinkError> {
+        let events: Vec<Event> = notices.iter().map(|notice| (*notice.event).clone()).collect();
+        self.topic.end(&events, endings).await.map_err(not_taken)
+    }
+}
+
+fn not_taken(error: BrokerError) -> SinkError {
+    SinkError { sink: Subject::NAME, reason: error.to_string() }
 }

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::broker::message::Lease;
-use crate::broker::{Extended, Extender, Settler};
+use crate::broker::{Extended, Extender, Part, Settler};
 use crate::cancel::{CancelReason, CancelScope};
 use crate::error::TaskError;
 use crate::handler::FenceGate;
@@ -187,6 +187,11 @@ impl Hold {
         held.settler = Some(lease.settler);
         held.duration = lease.duration;
         held.until = lease.until;
+    }
+
+    /// What takes its message off the queue within a step of another adapter, where that is possible.
+    pub fn acknowledgement(&self) -> Option<Part> {
+        self.lock().settler.as_ref()?.acknowledgement()
     }
 
     /// The attempt's scope.

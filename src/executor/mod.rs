@@ -133,6 +133,8 @@ pub struct Context {
 pub struct SourceRuntime {
     pub(crate) broker: Broker,
     pub(crate) bus: Bus,
+    /// The sink that lies where the records do, and the messages, too: an end is one step there.
+    pub(crate) ends_at: Option<&'static str>,
 }
 
 /// A running executor.
@@ -174,7 +176,8 @@ impl Executor {
         crew.spawn("keeper", context.keeper.clone().run(background.clone()));
         let share = (room / sources.len().max(1)).max(1);
         for (broker, bus) in sources {
-            let source = Arc::new(SourceRuntime { broker, bus });
+            let ends_at = context.store.place().and_then(|place| bus.sink_at(&place));
+            let source = Arc::new(SourceRuntime { broker, bus, ends_at });
             let (taking, from) = (context.clone(), source.clone());
             fetching.spawn("fetch", async move {
                 replay::run(&taking, &from).await;

@@ -1,7 +1,8 @@
 //! Ends an attempt: record, then publish, then settle. That order makes every crash harmless.
 //!
 //! The record opens an outbox of sinks that must hear of the end. Whoever meets a finished record with an open outbox
-//! (a redelivery, the upkeep of any worker) serves it, so a crash between two steps loses nothing.
+//! (a redelivery, the upkeep of any worker) serves it, so a crash between two steps loses nothing. Where record, events and
+//! message lie in one place the three are one step, and nothing is owed in between.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use rand::RngExt;
 use serde_json::Value;
 
 use super::intake::Charge;
+use super::keeper::Hold;
 use super::{Context, SourceRuntime};
 use crate::broker::message::Delivery;
-use crate::broker::{Settled, Settlement};
+use crate::broker::{Ending, Settled, Settlement};
 use crate::cancel::CancelReason;
 use crate::error::{ErrorClass, TaskError};
 use crate::events::{Bus, EventData, Notice};
@@ -113,18 +115,55 @@ async fn finish(context: &Arc<Context>, charge: Charge, outcome: Outcome, value:
     let data = finished.last_event().map_or(EventData::Queued, |event| event.data);
     let event = attempt.report().close(data);
     finished.last_event = event.number;
-    if !store(context, &finished, revision).await {
-        context.keeper.release(&hold);
-        context.ledger.leave(&task.id, attempt.fence());
-        return;
+    let notice = Notice { event: Arc::new(event), task: Some(task.clone()) };
+    let ended = end_at_once(context, &source, &hold, (&mut finished, revision), &notice).await
+        || end_in_steps(context, &source, &hold, (&finished, revision), notice).await;
+    context.keeper.release(&hold);
+    if ended && finished.status == Status::Canceled {
+        forget_cancel(&source, task).await;
     }
-    let published = publish(
-        context,
-        &source.bus,
-        Notice { event: Arc::new(event), task: Some(task.clone()) },
-        &finished.owed,
-    )
-    .await;
+    context.ledger.leave(&task.id, attempt.fence());
+}
+
+/// Records, tells and settles in one step, where record, events and message lie in one place and nobody else must hear of
+/// the end. `false`: nothing of it happened.
+async fn end_at_once(
+    context: &Context,
+    source: &SourceRuntime,
+    hold: &Hold,
+    (finished, revision): (&mut Record, Revision),
+    notice: &Notice,
+) -> bool {
+    let Some(sink) = source.ends_at else { return false };
+    // A dead letter is moved, not taken off.
+    if finished.status == Status::Dead || !finished.owed.iter().eq([sink]) {
+        return false;
+    }
+    let Some(settlement) = hold.acknowledgement() else { return false };
+    let owed = std::mem::take(&mut finished.owed);
+    let ended = match context.store.part(finished, revision) {
+        Some(record) => source.bus.end(sink, notice.clone(), Ending { record, settlement }).await,
+        None => Ok(false),
+    };
+    finished.owed = owed;
+    ended.unwrap_or_else(|error| {
+        tracing::warn!(task = %finished.id, %error, "its end could not be one step");
+        false
+    })
+}
+
+/// Records, then publishes, then settles. `false`: it is not this attempt that ends the task.
+async fn end_in_steps(
+    context: &Context,
+    source: &SourceRuntime,
+    hold: &Hold,
+    (finished, revision): (&Record, Revision),
+    notice: Notice,
+) -> bool {
+    if !store(context, finished, revision).await {
+        return false;
+    }
+    let published = publish(context, &source.bus, notice, &finished.owed).await;
     let settlement = match &finished.outcome {
         Some(Outcome::Dead { reason }) => Settlement::DeadLetter { reason: reason.clone() },
         _ => Settlement::Ack,
@@ -132,27 +171,23 @@ async fn finish(context: &Arc<Context>, charge: Charge, outcome: Outcome, value:
     // The outbox and the broker hear of it together: both are only bookkeeping now, and may share a commit.
     let fulfil = async {
         for sink in &published {
-            if let Err(error) = context.store.fulfil(&task.id, attempt.fence(), sink).await {
-                tracing::warn!(task = %task.id, %error, "its outbox stays open and is completed later");
+            if let Err(error) = context.store.fulfil(&finished.id, finished.fence, sink).await {
+                tracing::warn!(task = %finished.id, %error, "its outbox stays open and is completed later");
             }
         }
     };
     let settle = async {
         if published.len() == finished.owed.len()
-            && let Some(settler) = context.keeper.release(&hold)
+            && let Some(settler) = context.keeper.release(hold)
         {
             let ended = settler.settle(settlement).await;
             if ended != Settled::Settled {
-                tracing::debug!(task = %task.id, ?ended, "its message comes again and finds it finished");
+                tracing::debug!(task = %finished.id, ?ended, "its message comes again and finds it finished");
             }
         }
     };
     tokio::join!(fulfil, settle);
-    context.keeper.release(&hold);
-    if finished.status == Status::Canceled {
-        forget_cancel(&source, task).await;
-    }
-    context.ledger.leave(&task.id, attempt.fence());
+    true
 }
 
 async fn forget_cancel(source: &SourceRuntime, task: &Task) {
@@ -249,7 +284,7 @@ fn changed(mut record: Record) -> Record {
     record
 }
 
-async fn settle(context: &Context, hold: &super::keeper::Hold, settlement: Settlement, task: &Task) {
+async fn settle(context: &Context, hold: &Hold, settlement: Settlement, task: &Task) {
     if let Some(settler) = context.keeper.release(hold) {
         let ended = settler.settle(settlement).await;
         if ended != Settled::Settled {

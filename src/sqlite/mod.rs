@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::bell::Bell;
 pub(crate) use self::bell::{Signal, Waiter};
 use self::writer::{Job, Pending};
-pub(crate) use self::writer::{Transaction, shrink};
+pub(crate) use self::writer::{Transaction, Work, shrink};
 
 /// How long a process waits for another one's transaction before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -146,6 +146,11 @@ impl Database {
 
     fn readers(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// One who waits for `wanted`. Rings of all processes that come after this call are heard.

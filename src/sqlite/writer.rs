@@ -15,6 +15,8 @@ const GROUP: usize = 512;
 /// How long a group is held open for those whom the last commit answered: shorter than a commit takes. Without it the first
 /// to come back would have a commit of its own, and all others the next one.
 const GATHERING: Duration = Duration::from_micros(150);
+/// Between two looks at who has come: each one costs a change of threads.
+const NAP: Duration = Duration::from_micros(50);
 /// From so many operations in a commit on, the next is held open: then more than a few are under way.
 const BUSY: usize = 8;
 /// Operations between two looks at how much of the file is free.
@@ -55,6 +57,25 @@ impl<'a> Transaction<'a> {
     /// Rings once the transaction is on disk.
     pub(crate) fn ring(&mut self, signal: Signal) {
         self.signals.add(signal);
+    }
+}
+
+/// A part of a transaction, of one who does not know the others in it.
+pub(crate) struct Work(Box<dyn FnMut(&mut Transaction<'_>) -> rusqlite::Result<bool> + Send>);
+
+impl Work {
+    /// `work` says whether it found what it was meant for. It may run twice, as what [`Database::write`] gets.
+    ///
+    /// [`Database::write`]: super::Database::write
+    pub(crate) fn new(
+        work: impl FnMut(&mut Transaction<'_>) -> rusqlite::Result<bool> + Send + 'static,
+    ) -> Self {
+        Self(Box::new(work))
+    }
+
+    /// Does it.
+    pub(crate) fn run(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<bool> {
+        (self.0)(transaction)
     }
 }
 
@@ -143,7 +164,7 @@ impl Writer {
         let expected = std::mem::take(&mut self.last_group);
         let start = Instant::now();
         while expected >= BUSY && jobs.len() < expected && start.elapsed() < GATHERING {
-            std::thread::sleep(Duration::from_micros(20));
+            std::thread::sleep(NAP);
             while jobs.len() < GROUP
                 && let Ok(job) = inbox.try_recv()
             {

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 
 pub use record::{Details, Outcome, Owner, PhaseTimes, Record, Status, StreamBytes};
 
-use crate::broker::{BrokerUrl, OpenOptions};
+use crate::broker::{BrokerUrl, OpenOptions, Part, Place};
 use crate::task::{Fence, QueueName, TaskId};
 
 /// The stores by URL scheme.
@@ -93,6 +93,15 @@ pub trait ResultStore: Send + Sync {
     /// Stores `record` if what stands there is what was expected; durable when it returns. The fence must not go
     /// back: a record with a lower fence than the stored one is a conflict whatever `expected` says.
     async fn put(&self, record: &Record, expected: Expected) -> Result<Put, StoreError>;
+    /// Where it lies, if its puts can be part of another adapter's step.
+    fn place(&self) -> Option<Place> {
+        None
+    }
+    /// What stores `record` in place of the one at `revision` within a step of [`Topic::end`](crate::broker::Topic::end),
+    /// where the store has a [`Place`]. It is refused where [`ResultStore::put`] would conflict.
+    fn part(&self, _record: &Record, _revision: Revision) -> Option<Part> {
+        None
+    }
     /// Prolongs the lease in the record if it still carries `fence` and is not finished. `false`: it does not.
     async fn touch(&self, id: &TaskId, fence: Fence, until: Timestamp) -> Result<bool, StoreError>;
     /// Marks `sink` as served in the outbox of the record with `fence`. Idempotent.

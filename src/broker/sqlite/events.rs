@@ -48,29 +48,27 @@ pub(super) fn newest(connection: &Connection) -> rusqlite::Result<i64> {
     newest.query_row([], |row| row.get(0))
 }
 
-/// Adds `events` in order.
-pub(super) fn insert(transaction: &mut Transaction<'_>, events: &[Written]) -> rusqlite::Result<()> {
-    let mut seq = match transaction.newest_event {
+/// Adds `event` behind all others.
+pub(super) fn insert(transaction: &mut Transaction<'_>, event: &Written) -> rusqlite::Result<()> {
+    let newest = match transaction.newest_event {
         Some(seq) => seq,
         None => newest(transaction.connection())?,
     };
-    for event in events {
-        seq += 1;
-        let mut insert = transaction.statement(if event.kind.is_chatter() {
-            "INSERT INTO chatter (seq, task, queue, fence, number, time, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
-        } else {
-            "INSERT INTO status (seq, task, queue, fence, number, time, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
-        })?;
-        insert.execute(params![
-            seq,
-            event.task,
-            event.queue,
-            event.fence,
-            event.number,
-            event.time,
-            event.data
-        ])?;
-    }
+    let seq = newest + 1;
+    let mut insert = transaction.statement(if event.kind.is_chatter() {
+        "INSERT INTO chatter (seq, task, queue, fence, number, time, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+    } else {
+        "INSERT INTO status (seq, task, queue, fence, number, time, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+    })?;
+    insert.execute(params![
+        seq,
+        event.task,
+        event.queue,
+        event.fence,
+        event.number,
+        event.time,
+        event.data
+    ])?;
     transaction.newest_event = Some(seq);
     Ok(())
 }

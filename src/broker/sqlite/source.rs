@@ -10,10 +10,10 @@ use super::Client;
 use super::claims::{self, ClaimKey, Claimed, Look};
 use crate::broker::message::Lease;
 use crate::broker::{
-    BrokerError, Delivery, Extended, Extender, MessageId, Settled, Settlement, Settler, Source,
+    BrokerError, Delivery, Extended, Extender, MessageId, Part, Settled, Settlement, Settler, Source,
 };
 use crate::cancel::CancelScope;
-use crate::sqlite::{Signal, Waiter, clock};
+use crate::sqlite::{Signal, Waiter, Work, clock};
 use crate::task::jsonpickle::KeyOrder;
 use crate::task::message::Properties;
 
@@ -150,6 +150,13 @@ impl Extender for Claim {
 
 #[async_trait]
 impl Settler for Claim {
+    fn acknowledgement(&self) -> Option<Part> {
+        let key = self.key;
+        Some(Part::new(Work::new(move |transaction| {
+            Ok(claims::settle(transaction, key, &Settlement::Ack)? == Settled::Settled)
+        })))
+    }
+
     async fn settle(self: Box<Self>, settlement: Settlement) -> Settled {
         let key = self.key;
         let written =

@@ -12,9 +12,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::events::{self, Written};
 use super::{Client, refusal, unreadable};
-use crate::broker::{BrokerError, Command, Topic};
+use crate::broker::{BrokerError, Command, Ending, Place, Topic};
 use crate::events::{Event, EventFilter, EventStart};
-use crate::sqlite::{Database, DatabaseError, Signal, Waiter, clock};
+use crate::sqlite::{Database, DatabaseError, Signal, Transaction, Waiter, Work, clock};
 use crate::task::TaskId;
 
 /// How long a command can be heard by one who was slow; a cancel is kept apart and for longer.
@@ -25,18 +25,34 @@ const CANCEL_AGE: Duration = Duration::from_secs(90 * 86_400);
 #[async_trait]
 impl Topic for Client {
     async fn publish(&self, events: &[Event]) -> Result<(), BrokerError> {
+        self.end(events, Vec::new()).await.map(drop)
+    }
+
+    fn place(&self) -> Option<Place> {
+        Some(Place::new(self.database.path().to_string_lossy()))
+    }
+
+    async fn end(&self, events: &[Event], endings: Vec<(usize, Ending)>) -> Result<Vec<usize>, BrokerError> {
         if events.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let written: Vec<Written> = events.iter().map(Written::of).collect();
+        let mut written: Vec<Publishing> = events.iter().map(Publishing::of).collect();
+        for (at, ending) in endings {
+            written[at].end_with(ending);
+        }
         let prune = self.is_time_to_prune(events.len() as u64).then(|| self.options.clone());
         let written = self.database.write(move |transaction| {
-            events::insert(transaction, &written)?;
+            let mut refused = Vec::new();
+            for (at, publishing) in written.iter_mut().enumerate() {
+                if !publishing.publish(transaction)? {
+                    refused.push(at);
+                }
+            }
             if let Some(options) = &prune {
                 events::prune(transaction, options)?;
             }
             transaction.ring(Signal::Event);
-            Ok(())
+            Ok(refused)
         });
         written.await.map_err(self.cannot("publish events"))
     }
@@ -121,6 +137,52 @@ impl Topic for Client {
             transaction.statement("DELETE FROM cancels WHERE task = ?1")?.execute([&task])
         });
         written.await.map(drop).map_err(self.cannot("forget a cancel request"))
+    }
+}
+
+/// An event and what happens with it.
+struct Publishing {
+    event: Written,
+    rest: Rest,
+}
+
+enum Rest {
+    Nothing,
+    End {
+        record: Work,
+        settlement: Work,
+    },
+    /// Of another place: not to be had here.
+    Foreign,
+}
+
+impl Publishing {
+    fn of(event: &Event) -> Self {
+        Self { event: Written::of(event), rest: Rest::Nothing }
+    }
+
+    fn end_with(&mut self, Ending { record, settlement }: Ending) {
+        self.rest = match (record.into_work(), settlement.into_work()) {
+            (Some(record), Some(settlement)) => Rest::End { record, settlement },
+            (_, None) | (None, _) => Rest::Foreign,
+        };
+    }
+
+    /// Whether it was published.
+    fn publish(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<bool> {
+        match &mut self.rest {
+            Rest::Nothing => events::insert(transaction, &self.event)?,
+            Rest::Foreign => return Ok(false),
+            Rest::End { record, settlement } => {
+                if !record.run(transaction)? {
+                    return Ok(false);
+                }
+                events::insert(transaction, &self.event)?;
+                // A message that is another's by now comes again and finds its task finished.
+                settlement.run(transaction)?;
+            }
+        }
+        Ok(true)
     }
 }
 

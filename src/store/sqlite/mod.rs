@@ -22,8 +22,8 @@ use super::{
     Expected, Put, Record, RecordQuery, ResultStore, Retention, Revision, Status, StoreAdapter, StoreError,
     StoreInfo, Versioned,
 };
-use crate::broker::{BrokerUrl, OpenOptions};
-use crate::sqlite::{Database, DatabaseError, Transaction, clock};
+use crate::broker::{BrokerUrl, OpenOptions, Part, Place};
+use crate::sqlite::{Database, DatabaseError, Transaction, Work, clock};
 use crate::task::{Fence, TaskId};
 
 /// How this store is found.
@@ -87,6 +87,15 @@ impl ResultStore for SqliteStore {
             Written::Conflict(None) => Ok(Put::Conflict(None)),
             Written::Conflict(Some(row)) => Ok(Put::Conflict(Some(Box::new(self.parsed(*row)?)))),
         }
+    }
+
+    fn place(&self) -> Option<Place> {
+        Some(Place::new(self.database.path().to_string_lossy()))
+    }
+
+    fn part(&self, record: &Record, revision: Revision) -> Option<Part> {
+        let columns = Columns::of(record);
+        Some(Part::new(Work::new(move |transaction| Ok(columns.update(transaction, revision)?.is_some()))))
     }
 
     async fn touch(&self, id: &TaskId, fence: Fence, until: Timestamp) -> Result<bool, StoreError> {

@@ -2,6 +2,7 @@
 
 mod child;
 mod crashes;
+mod endings;
 mod file;
 mod processes;
 
