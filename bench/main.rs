@@ -10,6 +10,7 @@ mod containers;
 mod dispatch;
 mod girder;
 mod idle;
+mod progress;
 mod steal;
 mod streams;
 mod support;
@@ -55,6 +56,8 @@ enum Question {
     Idle,
     /// Bytes between host and container, per second
     Streams,
+    /// How soon a line of progress is an event
+    Progress,
     /// Bytes from a Girder, per second
     Girder,
     /// Tasks that do nothing over NATS and Redis, per second
@@ -91,6 +94,7 @@ async fn ask(options: &Options) -> Outcome<()> {
             Question::Steal => steal::ask(&peer, options.rounds).await,
             Question::Idle => idle::ask(&peer, options.rounds).await,
             Question::Streams => streams::ask(&peer, options.rounds).await,
+            Question::Progress => progress::ask(options.rounds).await,
             Question::Girder => girder::ask(options.rounds).await,
             Question::Brokers => brokers::ask(&peer, options.rounds).await,
         }?;
