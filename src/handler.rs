@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::cancel::CancelScope;
 use crate::error::TaskError;
 use crate::events::reporter::{LogLimits, Reporter};
-use crate::task::{Fence, Resources, Task};
+use crate::task::{Fence, Resources, Secret, Task};
 use crate::units::Size;
 
 /// A task kind.
@@ -37,6 +37,22 @@ pub trait Handler: Send + Sync {
     async fn adopt(&self, _attempt: Attempt) -> Result<Box<dyn Staged>, TaskError> {
         Err(TaskError::retryable("not_adopted", "nothing is left of the attempt"))
     }
+    /// Who brings outputs away that were [`spooled`]; none where that cannot be.
+    fn spool(&self) -> Option<&dyn Spool> {
+        None
+    }
+}
+
+/// Outputs of attempts whose work is done: kept until somebody takes them.
+#[async_trait]
+pub trait Spool: Send + Sync {
+    /// Goes on telling of an attempt that an earlier process spooled.
+    async fn reopen(&self, attempt: &Attempt) -> Result<(), TaskError>;
+    /// Brings the outputs of `attempt` away; `token` stands for the task's own from now on. What was brought is not brought
+    /// again. [`spooled`] says that it is to be tried later. Dropping the future breaks a transfer off, and no more.
+    async fn upload(&self, attempt: &Attempt, token: Option<Secret>) -> Result<Value, TaskError>;
+    /// Removes what is kept of `attempt`, once its end is recorded.
+    async fn forget(&self, attempt: &Attempt);
 }
 
 /// What an earlier process left of an attempt.
@@ -44,6 +60,8 @@ pub trait Handler: Send + Sync {
 pub enum Remains {
     /// Something that can be gone on with.
     Adoptable,
+    /// Outputs that [`Handler::spool`] can bring away.
+    Spooled,
     /// Nothing, by now.
     Nothing,
 }
@@ -55,6 +73,21 @@ pub const LEFT: &str = "left";
 /// [`CancelReason::Left`](crate::cancel::CancelReason::Left).
 pub fn left() -> TaskError {
     TaskError::retryable(LEFT, "it runs on without its worker, for the worker's next process")
+}
+
+/// What the code of [`spooled`] begins with.
+const SPOOLED: &str = "spooled:";
+
+/// How [`Staged::run`] and [`Spool::upload`] say that the work is done but for outputs that nobody took because of `why`:
+/// they are kept, to be brought away later.
+pub fn spooled(why: &TaskError) -> TaskError {
+    TaskError { code: format!("{SPOOLED}{}", why.code), ..why.clone() }
+}
+
+/// Why outputs were not taken, when `error` says that they are kept.
+pub fn outstanding(error: &TaskError) -> Option<TaskError> {
+    let code = error.code.strip_prefix(SPOOLED)?.to_owned();
+    Some(TaskError { code, ..error.clone() })
 }
 
 /// A prepared attempt: it either runs or is discarded.

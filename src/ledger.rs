@@ -55,6 +55,10 @@ pub enum LivePhase {
     Staged,
     /// On a lane.
     Running,
+    /// Ended but for its outputs, which wait until they can be brought away.
+    Spooled,
+    /// Such outputs are on their way.
+    Uploading,
     /// Ended, being recorded and told.
     Settling,
 }

@@ -32,7 +32,7 @@ pub use url::{Adapter, BrokerUrl, OpenOptions};
 
 use crate::cancel::CancelScope;
 use crate::events::{Event, EventFilter, EventStart};
-use crate::task::{Priority, QueueName, RawMessage, TaskId};
+use crate::task::{Priority, QueueName, RawMessage, Secret, TaskId};
 
 /// The adapters by URL scheme.
 pub const ADAPTERS: &[Adapter] =
@@ -241,6 +241,14 @@ pub enum Command {
         task: TaskId,
         /// Who or why, for people.
         reason: String,
+    },
+    /// Bring spooled outputs away now.
+    Upload {
+        /// Which task.
+        task: TaskId,
+        /// Stands for the token of the task, when that has expired.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<Secret>,
     },
     /// Finish, fetch nothing.
     Drain {

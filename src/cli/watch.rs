@@ -169,11 +169,18 @@ async fn until_finished(watch: &Watch<'_>, id: &TaskId) -> Result<Record, CliErr
         Standing::Known(_) | Standing::Queued(_) | Standing::Unknown => {}
     }
     let mut gone = std::pin::pin!(gone(watch.broker, watch.store, id));
+    let mut waits = std::pin::pin!(waits(watch.store, id));
+    let mut told = false;
     loop {
         let event = tokio::select! {
             biased;
             event = events.next() => event,
             why = &mut gone => return Err(why),
+            why = &mut waits, if !told => {
+                watch.output.note(why?);
+                told = true;
+                continue;
+            }
         };
         let Some(event) = event else { break };
         let event = event?;
@@ -187,6 +194,21 @@ async fn until_finished(watch: &Watch<'_>, id: &TaskId) -> Result<Record, CliErr
         }
     }
     Err(CliError::Infrastructure(format!("the broker {} ended the stream of events", watch.broker.name)))
+}
+
+/// Resolves when the outputs of `id` wait until somebody takes them, and says why.
+async fn waits(store: &dyn ResultStore, id: &TaskId) -> Result<String, CliError> {
+    loop {
+        let record = store.load(id).await?.map(|versioned| versioned.record);
+        if let Some(spooled) = record.and_then(|record| record.spooled) {
+            let until = crate::cli::output::time(spooled.until);
+            return Ok(format!(
+                "{id}: its container ended, its outputs wait until {until}: {}; longshore task explain {id} tells more",
+                spooled.error
+            ));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// No such task.

@@ -186,6 +186,8 @@ pub struct Worker {
     pub on_drain_timeout: OnDrainTimeout,
     /// How long a container that was left running is kept for the next process of this worker.
     pub adopt_window: Span,
+    /// How long outputs that nobody takes are kept and tried again; zero: not at all.
+    pub spool_wait: Span,
     /// How long a task stays reserved for a worker that went silent.
     pub lease: Span,
     /// How long a task that fits no living worker waits before it is refused.

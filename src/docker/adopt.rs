@@ -21,6 +21,7 @@ use super::judge::TaskJudge;
 use super::labels;
 use super::request;
 use super::run::Room;
+use super::spool;
 use crate::error::TaskError;
 use crate::events::reporter::Earlier;
 use crate::events::{Standing, Told};
@@ -36,6 +37,10 @@ pub(super) async fn remains(
     fence: Fence,
     instance: &str,
 ) -> Result<Remains, TaskError> {
+    if spool::is_kept(room, task, fence, instance) {
+        // The reaper removes what of its container is left.
+        return Ok(Remains::Spooled);
+    }
     let Some(found) = find(room, task, fence, instance).await? else { return Ok(Remains::Nothing) };
     let known = book::find(&folder(room, task, fence, instance), task, fence).is_some();
     if known && found.began && !found.removing {
@@ -104,14 +109,14 @@ pub(super) async fn adopt(room: &Arc<Room>, attempt: Attempt) -> Result<Box<dyn 
     Ok(Box::new(Adopted { room: room.clone(), attempt, container, pipeline, begun, standing, book }))
 }
 
-fn resume(attempt: &Attempt, begun: &Begun, told: Told, book: &Arc<LogBook>) {
+pub(super) fn resume(attempt: &Attempt, begun: &Begun, told: Told, book: &Arc<LogBook>) {
     let earlier =
         Earlier { attempt: begun.attempt, details: begun.details.clone(), times: begun.times.clone(), told };
     attempt.report().resume(earlier, attempt.worker(), book.clone());
 }
 
 /// What staging keeps out of all that is told, and is not staged again.
-fn secrets_of(task: &Task) -> Vec<Secret> {
+pub(super) fn secrets_of(task: &Task) -> Vec<Secret> {
     let mut found = Vec::new();
     if let Some(girder) = &task.girder {
         found.extend([&girder.token, &girder.client_token].into_iter().flatten().cloned());

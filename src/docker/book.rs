@@ -67,6 +67,13 @@ impl Begun {
             made,
         }
     }
+
+    /// The same of one whose container has ended, with what it said last: nobody reads that again.
+    pub(super) fn ended(attempt: &Attempt, image: &str) -> Self {
+        let (_, details) = attempt.report().snapshot();
+        let begun = Self::of(attempt, image, pipeline::Made::default());
+        Self { details, ..begun }
+    }
 }
 
 /// A line of `told.jsonl`.

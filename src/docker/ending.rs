@@ -10,9 +10,10 @@ use super::container::Container;
 use super::drive::{Ended, may_leave};
 use super::error;
 use super::run::Room;
+use super::spool;
 use crate::error::TaskError;
 use crate::events::reporter::Phase;
-use crate::handler::{Attempt, LEFT, left};
+use crate::handler::{Attempt, LEFT, left, outstanding};
 use crate::pipeline::{Exit, Pipeline};
 
 /// The end of one attempt.
@@ -42,7 +43,8 @@ impl Ending<'_> {
             return self.deliver(ended, pipeline).await;
         }
         let result = self.deliver(ended, pipeline).await;
-        if result.is_err() && may_leave(self.attempt, book) {
+        let is_spooled = result.as_ref().is_err_and(|error| outstanding(error).is_some());
+        if result.is_err() && !is_spooled && may_leave(self.attempt, book) {
             container.leave();
             return Err(left());
         }
@@ -70,7 +72,12 @@ impl Ending<'_> {
             }
             return Err(failed);
         }
-        let value = finished.map_err(|hook| hook.with_exit_code(ended.code))?;
+        let value = finished.map_err(|hook| {
+            if outstanding(&hook).is_some() {
+                spool::keep_book(self.room, self.attempt, self.image);
+            }
+            hook.with_exit_code(ended.code)
+        })?;
         self.attempt.report().reached(Phase::Uploaded);
         Ok(value)
     }

@@ -29,6 +29,7 @@ mod request;
 mod run;
 mod selfhost;
 pub mod settings;
+mod spool;
 mod trial;
 mod usage;
 

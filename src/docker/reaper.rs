@@ -16,7 +16,7 @@ use super::run::Room;
 use super::{book, labels};
 use crate::cancel::CancelScope;
 use crate::handler::Identity;
-use crate::pipeline::workspace;
+use crate::pipeline::{self, workspace};
 use crate::store::{Expected, Record, ResultStore, Versioned};
 use crate::task::{Fence, TaskId};
 
@@ -30,6 +30,7 @@ pub struct Reaper {
     store: Arc<dyn ResultStore>,
     identity: Identity,
     work_dir: PathBuf,
+    spool: Option<PathBuf>,
     grace: Duration,
     every: Duration,
     adopt_window: Duration,
@@ -56,6 +57,7 @@ impl Reaper {
             store,
             identity: identity.clone(),
             work_dir: room.pipeline.work_dir.clone(),
+            spool: room.pipeline.spool.clone(),
             grace: room.settings.reap_grace.get(),
             every: room.settings.reap_every.get().max(Duration::from_secs(1)),
             adopt_window,
@@ -87,7 +89,10 @@ impl Reaper {
         let now = Timestamp::now().as_second();
         let mut removed = Vec::new();
         let workspaces = workspace::list(&self.work_dir, &self.identity.instance);
-        let containers = self.engine.list(&[label]).await?;
+        let spooled = self.spool.as_deref().map(|spool| workspace::list(spool, &self.identity.instance));
+        let listed = self.engine.list(&[label]).await;
+        self.sweep_spool(spooled.unwrap_or_default(), lives).await;
+        let containers = listed?;
         // Asked last: whatever was listed and is at work was entered before.
         let mut wanted = lives();
         for container in containers {
@@ -160,6 +165,28 @@ impl Reaper {
         // In a conflict somebody else was faster, and what that one says counts.
         if let Err(error) = self.store.put(&claimed, Expected::At(revision)).await {
             tracing::debug!(task = %claimed.id, %error, "a container that runs on could not be claimed");
+        }
+    }
+
+    /// Removes outputs that wait for an attempt which is not the current one of its task any more.
+    async fn sweep_spool(&self, found: Vec<String>, lives: &Lives) {
+        let Some(spool) = &self.spool else { return };
+        let alive: HashSet<String> =
+            lives().iter().map(|(task, fence)| workspace::attempt_name(task, *fence)).collect();
+        for name in found.into_iter().filter(|name| !alive.contains(name)) {
+            let folder = spool.join(workspace::parent_name(&self.identity.instance)).join(&name);
+            let wanted = match pipeline::spool::whose(&folder) {
+                Some((task, fence)) => match self.store.load(&task).await {
+                    Ok(current) => current.is_some_and(|Versioned { record, .. }| {
+                        record.fence == fence && !record.status.is_finished()
+                    }),
+                    Err(_) => true,
+                },
+                None => false,
+            };
+            if !wanted && let Err(error) = workspace::remove(spool, &self.identity.instance, &name) {
+                tracing::debug!(name, %error, "outputs that nobody waits for were not removed");
+            }
         }
     }
 

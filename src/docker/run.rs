@@ -26,16 +26,17 @@ use super::reaper::Reaper;
 use super::request::{self, Origin, Plan, bad_argument};
 use super::selfhost::Housing;
 use super::settings::Settings;
+use super::spool;
 use crate::crew::Crew;
 use crate::error::TaskError;
 use crate::events::reporter::Phase;
 use crate::girder::{Ceilings, job};
-use crate::handler::{Admit, Attempt, Demand, Handler, Identity, Remains, Slot, Staged};
+use crate::handler::{Admit, Attempt, Demand, Handler, Identity, Remains, Slot, Spool, Staged};
 use crate::http::Judge;
 use crate::pipeline::{self, Pipeline, volumes_of};
 use crate::policy::{MountIdentity, Policy, Pull};
 use crate::store::ResultStore;
-use crate::task::{Arg, ArgMap, Fence, Task};
+use crate::task::{Arg, ArgMap, Fence, Secret, Task};
 use crate::units::Size;
 
 /// The handler of `docker_run`. Cheap to clone.
@@ -203,6 +204,10 @@ impl Handler for DockerRun {
         adopt::adopt(&self.room, attempt).await
     }
 
+    fn spool(&self) -> Option<&dyn Spool> {
+        Some(self)
+    }
+
     async fn stage(&self, attempt: Attempt) -> Result<Box<dyn Staged>, TaskError> {
         let room = &self.room;
         let run = room.read(attempt.task())?;
@@ -253,6 +258,21 @@ impl Handler for DockerRun {
             argv,
         };
         Ok(Box::new(StagedRun { container, pipeline }))
+    }
+}
+
+#[async_trait]
+impl Spool for DockerRun {
+    async fn reopen(&self, attempt: &Attempt) -> Result<(), TaskError> {
+        spool::reopen(&self.room, attempt)
+    }
+
+    async fn upload(&self, attempt: &Attempt, token: Option<Secret>) -> Result<Value, TaskError> {
+        spool::upload(&self.room, attempt, token).await
+    }
+
+    async fn forget(&self, attempt: &Attempt) {
+        spool::forget(&self.room, attempt);
     }
 }
 

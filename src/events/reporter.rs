@@ -154,6 +154,18 @@ impl Reporter {
         self.lock().book = Some(book);
     }
 
+    /// The same for a book that is begun with how far it was told by now.
+    pub fn keep_anew<B: Book + 'static, E>(
+        &self,
+        begin: impl FnOnce(Standing) -> Result<B, E>,
+    ) -> Result<(), E> {
+        let mut state = self.lock();
+        self.flush(&mut state);
+        let book = begin(state.standing())?;
+        state.book = Some(Arc::new(book));
+        Ok(())
+    }
+
     /// How far it was told.
     pub fn standing(&self) -> Standing {
         self.lock().standing()

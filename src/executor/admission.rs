@@ -4,6 +4,7 @@
 //! broker message) from a duplicate (another message of the same generation), a live owner from a dead one, and a
 //! finished task from one that must run. An attempt whose worker left it running, or died, is adopted by the next
 //! process of that worker's instance; since no two processes have an instance at once, it need not wait for any lease.
+//! Outputs that were spooled are their owner's until their time is over, whether or not its lease lapsed meanwhile.
 
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ pub fn judge(task: &Task, meeting: &Meeting<'_>, current: Option<&Versioned>) ->
     if record.generation > task.generation {
         return Verdict::Duplicate;
     }
-    let lives = !record.status.is_finished() && record.lease_until.is_some_and(|until| until > meeting.now);
+    let lives = !record.status.is_finished() && held_until(record).is_some_and(|until| until > meeting.now);
     let ours = record.owner.as_ref() == Some(meeting.owner);
     if record.generation < task.generation {
         if lives && !ours {
@@ -78,16 +79,17 @@ pub fn judge(task: &Task, meeting: &Meeting<'_>, current: Option<&Versioned>) ->
     let carries = redelivery || record.left.is_some();
     // A lease of this very process without an entry in its ledger: the attempt is over and its settlement was not heard.
     if lives && !ours && !(predecessor && carries) {
-        return match (redelivery, record.left) {
-            (_, Some(_)) => Verdict::Later(remaining(record, meeting).min(LEFT_DAMPING)),
-            (true, None) => Verdict::Later(remaining(record, meeting)),
-            (false, None) => Verdict::Duplicate,
+        let waits = record.left.is_some() || record.spooled.is_some();
+        return match (carries, waits) {
+            (true, true) => Verdict::Later(remaining(record, meeting).min(LEFT_DAMPING)),
+            (true, false) => Verdict::Later(remaining(record, meeting)),
+            (false, _) => Verdict::Duplicate,
         };
     }
     let adoptable = predecessor && carries && meeting.gone != Some(record.fence);
     let poisonous = record.unfinished_starts >= meeting.poison_limit;
-    // What was left on purpose killed nobody.
-    if poisonous && !(adoptable && record.left.is_some()) {
+    // What was left on purpose killed nobody, and what is spooled has ended.
+    if poisonous && !(adoptable && (record.left.is_some() || record.spooled.is_some())) {
         return Verdict::Poison(Box::new(current.clone()));
     }
     if adoptable {
@@ -102,8 +104,13 @@ pub fn judge(task: &Task, meeting: &Meeting<'_>, current: Option<&Versioned>) ->
     Verdict::Admit(Box::new(next), Expected::At(current.revision))
 }
 
+/// Until when it is its owner's.
+fn held_until(record: &Record) -> Option<Timestamp> {
+    record.lease_until.max(record.spooled.as_ref().map(|spooled| spooled.until))
+}
+
 fn remaining(record: &Record, meeting: &Meeting<'_>) -> Duration {
-    let until = record.lease_until.unwrap_or(meeting.now);
+    let until = held_until(record).unwrap_or(meeting.now);
     // A little beyond, so that the lease is surely over then.
     Duration::try_from(until.duration_since(meeting.now)).unwrap_or_default() + Duration::from_millis(250)
 }
@@ -119,7 +126,7 @@ fn precedes(owner: &Owner, next: &Owner) -> bool {
 /// The record of an attempt that goes on in this process. It is not charged again, but a worker that died at it may do so
 /// only so often.
 fn adopted(record: &Record, meeting: &Meeting<'_>) -> Record {
-    let died = u32::from(record.left.is_none());
+    let died = u32::from(record.left.is_none() && record.spooled.is_none());
     let mut adopted = Record {
         unfinished_starts: record.unfinished_starts.saturating_add(died),
         message: Some(meeting.message.to_owned()),
@@ -322,6 +329,54 @@ mod tests {
         assert_eq!(meet_as(&task, "other", (&next, None), now(), Some(&current)), Verdict::Duplicate);
         current.record.unfinished_starts = 4;
         assert!(matches!(meet_as(&task, "m", (&next, None), now(), Some(&current)), Verdict::Poison(_)));
+    }
+
+    /// The record after worker `a` spooled what its attempt made, for an hour, and died.
+    fn spooled(task: &Task) -> Versioned {
+        let mut current = admitted(task);
+        current.record.status = Status::Uploading;
+        current.record.spooled = Some(crate::store::Spooled {
+            since: now(),
+            until: now() + Duration::from_secs(3_600),
+            tries: 1,
+            next: None,
+            error: crate::error::TaskError::retryable("girder_unavailable", "away"),
+        });
+        current
+    }
+
+    #[test]
+    fn what_is_spooled_is_its_owners_until_its_time_is_over_though_its_lease_lapsed() {
+        let task = task();
+        let current = spooled(&task);
+        let later = |seconds| now() + Duration::from_secs(seconds);
+        for at in [10, 61, 3_000] {
+            let verdict = meet(&task, "m", "b", later(at), Some(&current));
+            assert_eq!(verdict, Verdict::Later(Duration::from_secs(5)), "after {at} s");
+            assert_eq!(meet(&task, "other", "b", later(at), Some(&current)), Verdict::Duplicate);
+        }
+        let Verdict::Admit(next, _) = meet(&task, "m", "b", later(3_601), Some(&current)) else { panic!() };
+        assert!(next.fence > current.record.fence);
+        assert_eq!((next.attempts, next.spooled), (2, None));
+    }
+
+    #[test]
+    fn what_is_spooled_is_taken_up_by_the_next_process_of_its_instance_and_counts_for_no_poison() {
+        let task = task();
+        let mut current = spooled(&task);
+        current.record.unfinished_starts = 4;
+        let next = process("a", "2");
+        for at in [1, 10_000] {
+            let at = now() + Duration::from_secs(at);
+            let verdict = meet_as(&task, "m", (&next, None), at, Some(&current));
+            let Verdict::Adopt(record, _) = verdict else { panic!("{verdict:?}") };
+            assert_eq!((record.fence, record.unfinished_starts), (current.record.fence, 4));
+            assert_eq!(record.spooled, current.record.spooled);
+        }
+        current.record.unfinished_starts = 1;
+        let gone = (&next, Some(current.record.fence));
+        let Verdict::Admit(fresh, _) = meet_as(&task, "m", gone, now(), Some(&current)) else { panic!() };
+        assert_eq!(fresh.spooled, None);
     }
 
     #[test]

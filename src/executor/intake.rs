@@ -5,23 +5,26 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rand::RngExt;
+use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::admission::{Meeting, Verdict, judge};
 use super::keeper::Hold;
 use super::resources::lacking;
-use super::{Context, SourceRuntime, settle, stager};
+use super::{Context, SourceRuntime, settle, spool, stager};
 use crate::broker::message::Delivery;
 use crate::broker::{Presence, Settled, Settlement};
 use crate::cancel::{CancelReason, CancelScope};
 use crate::config::types::Rule;
 use crate::error::TaskError;
 use crate::events::Reporter;
-use crate::handler::{Admit, Attempt, Demand, Handler, Remains};
+use crate::handler::{Admit, Attempt, Demand, Handler, Remains, Spool, outstanding};
 use crate::ledger::{Live, LivePhase};
 use crate::lifecycle::LifePhase;
 use crate::store::{Expected, Put, Record, Revision, StoreError, Versioned};
-use crate::task::{Arg, ContentType, DecodeError, Decoded, Task, UnknownTask, celery, envelope, message};
+use crate::task::{
+    Arg, ContentType, DecodeError, Decoded, Fence, Task, UnknownTask, celery, envelope, message,
+};
 
 /// A charged attempt on its way: everything that settlement needs.
 pub(super) struct Charge {
@@ -417,6 +420,7 @@ async fn admit(
         Start::Afresh => LivePhase::Staging,
         // It runs all the time: only what ends running attempts ends it.
         Start::Adopted => LivePhase::Running,
+        Start::Spooled => LivePhase::Spooled,
     };
     let scope = CancelScope::new();
     let live = Live {
@@ -448,6 +452,12 @@ async fn admit(
     match start {
         Start::Afresh => go(context, charge, (room, handler, demand)).await,
         Start::Adopted => go_on(context, charge, (room, handler, demand)).await,
+        Start::Spooled => {
+            // Neither lane nor room is needed: its work is done.
+            drop(room);
+            heed_cancel(&charge).await;
+            Box::pin(spool::take_up(context, charge, &*handler)).await;
+        }
     }
 }
 
@@ -457,25 +467,47 @@ async fn go_on(context: &Arc<Context>, charge: Charge, (room, handler, demand): 
     let attempt = charge.attempt.clone();
     let task = attempt.task();
     tracing::info!(task = %task.id, fence = %attempt.fence(), "adopted: an earlier process of this worker began it");
-    match charge.source.broker.topic.cancel_requested(&task.id).await {
-        Ok(Some(reason)) => {
-            attempt.scope().cancel(CancelReason::Canceled(reason));
-        }
-        Ok(None) => {}
-        Err(error) => tracing::warn!(task = %task.id, %error, "whether it was canceled could not be asked"),
-    }
+    heed_cancel(&charge).await;
     // A drain that is over ended what ran then, and this was not there yet.
     if context.lifecycle.phase() >= LifePhase::Stopping {
         attempt.scope().cancel(CancelReason::Left);
     }
-    let (result, _settling) = match handler.adopt(attempt.clone()).await {
+    let (result, settling) = match handler.adopt(attempt.clone()).await {
         Ok(staged) => {
             let run = super::lane::Run { staged, demand: demand.unwrap_or_default(), start: Start::Adopted };
             super::lane::run(context, &attempt, run, room).await
         }
         Err(error) => (Err(error), None),
     };
-    settle::conclude(context, charge, result).await;
+    match kept(&result, &*handler) {
+        None => settle::conclude(context, charge, result).await,
+        Some((why, keeper)) => {
+            drop(settling);
+            // Apart, so that what hardly ever happens makes no task's future larger.
+            Box::pin(spool::see_through(context, charge, keeper, spool::Begins::Spooled(why))).await;
+        }
+    }
+}
+
+/// Ends what was asked to end while nobody listened.
+async fn heed_cancel(charge: &Charge) {
+    let id = &charge.attempt.task().id;
+    match charge.source.broker.topic.cancel_requested(id).await {
+        Ok(Some(reason)) => {
+            charge.attempt.scope().cancel(CancelReason::Canceled(reason));
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(task = %id, %error, "whether it was canceled could not be asked"),
+    }
+}
+
+/// Why outputs of an attempt were not taken, and who keeps them, when its result says so.
+fn kept<'a>(
+    result: &Result<Value, TaskError>,
+    handler: &'a dyn Handler,
+) -> Option<(TaskError, &'a dyn Spool)> {
+    let why = outstanding(result.as_ref().err()?)?;
+    Some((why, handler.spool()?))
 }
 
 /// From a charged attempt to its settlement.
@@ -496,7 +528,7 @@ async fn go(context: &Arc<Context>, charge: Charge, (room, handler, demand): Way
         return settle::conclude(context, charge, Err(canceled_before_start())).await;
     }
     attempt.report().staging(attempt.number(), attempt.worker(), charge.record.times.clone());
-    let (result, _settling) = match stager::stage(&*handler, &attempt).await {
+    let (result, settling) = match stager::stage(&*handler, &attempt).await {
         Ok(staged) => {
             context.ledger.advance(&task.id, LivePhase::Staged);
             let run = super::lane::Run { staged, demand, start: Start::Afresh };
@@ -504,7 +536,14 @@ async fn go(context: &Arc<Context>, charge: Charge, (room, handler, demand): Way
         }
         Err(error) => (Err(error), None),
     };
-    settle::conclude(context, charge, result).await;
+    match kept(&result, &*handler) {
+        None => settle::conclude(context, charge, result).await,
+        Some((why, keeper)) => {
+            drop(settling);
+            // Apart, so that what hardly ever happens makes no task's future larger.
+            Box::pin(spool::see_through(context, charge, keeper, spool::Begins::Spooled(why))).await;
+        }
+    }
 }
 
 fn canceled_before_start() -> TaskError {
@@ -544,6 +583,8 @@ pub(super) enum Start {
     Afresh,
     /// It goes on here.
     Adopted,
+    /// It has ended but for its outputs, which go on from here.
+    Spooled,
 }
 
 enum Charged {
@@ -560,7 +601,7 @@ async fn charge(
     delivery: &Delivery,
 ) -> Result<Charged, StoreError> {
     let mut current: Option<Versioned> = None;
-    let (mut gone, mut found) = (None, None);
+    let (mut gone, mut found): (Option<Fence>, Option<(Fence, Start)>) = (None, None);
     loop {
         let meeting = Meeting {
             message: &delivery.message.0,
@@ -574,12 +615,13 @@ async fn charge(
         };
         let (record, expected, start) = match judge(task, &meeting, current.as_ref()) {
             Verdict::Admit(record, expected) => (record, expected, Start::Afresh),
-            Verdict::Adopt(record, expected) if found == Some(record.fence) => {
-                (record, expected, Start::Adopted)
+            Verdict::Adopt(record, expected) if found.is_some_and(|(fence, _)| fence == record.fence) => {
+                (record, expected, found.map_or(Start::Adopted, |(_, start)| start))
             }
             Verdict::Adopt(record, _) => {
                 match handler.remains(task, record.fence, &context.identity.instance).await {
-                    Ok(Remains::Adoptable) => found = Some(record.fence),
+                    Ok(Remains::Adoptable) => found = Some((record.fence, Start::Adopted)),
+                    Ok(Remains::Spooled) => found = Some((record.fence, Start::Spooled)),
                     Ok(Remains::Nothing) => gone = Some(record.fence),
                     Err(error) => {
                         tracing::warn!(task = %task.id, %error, "given back: what is left of it cannot be seen");

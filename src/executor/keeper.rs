@@ -189,6 +189,11 @@ impl Hold {
         held.until = lease.until;
     }
 
+    /// How long its lease lasts from each extension on.
+    pub fn duration(&self) -> Duration {
+        self.lock().duration
+    }
+
     /// The attempt's scope.
     pub fn scope(&self) -> &CancelScope {
         &self.inner.scope

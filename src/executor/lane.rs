@@ -41,7 +41,7 @@ pub(super) async fn run(
             return (Err(TaskError::retryable("not_started", "it ended before its turn came")), None);
         }
         // What an earlier process began runs, turn or not: it must be ended, or left again.
-        (None, Start::Adopted) => None,
+        (None, Start::Adopted | Start::Spooled) => None,
     };
     if let Err(error) = attempt.check_fence().await {
         staged.discard().await;

@@ -12,6 +12,7 @@ mod replay;
 pub mod resources;
 pub mod schedule;
 pub mod settle;
+mod spool;
 pub mod stager;
 pub mod upkeep;
 
@@ -88,6 +89,8 @@ pub struct Settings {
     pub on_drain_timeout: OnDrainTimeout,
     /// How long what was left running is kept for the next process of this worker.
     pub adopt_window: Duration,
+    /// How long outputs that nobody takes are kept and tried again.
+    pub spool_wait: Duration,
     /// How long interrupted attempts may take to end.
     pub stop_timeout: Duration,
 }
@@ -123,6 +126,8 @@ pub struct Context {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) keeper: Keeper,
     pub(crate) queue: Queue,
+    /// Attempts whose outputs wait, to be told of new tokens.
+    pub(crate) spooled: spool::Waiters,
     /// Room for attempts from their fetch to the end of their run.
     pub(crate) room: Arc<Semaphore>,
     /// Room for attempts that are being settled.
@@ -154,6 +159,7 @@ impl Executor {
         let context = Arc::new(Context {
             keeper: Keeper::new(store.clone()),
             queue: Queue::new(settings.lanes, &settings.pool, settings.starvation_after, crew.clone()),
+            spooled: spool::Waiters::default(),
             room: Arc::new(Semaphore::new(room)),
             settling: Arc::new(Semaphore::new(SETTLING)),
             owner: Owner {
@@ -221,6 +227,8 @@ impl Executor {
         };
         ledger.end(&[LivePhase::Running], &running);
         ledger.end(&[LivePhase::Staging, LivePhase::Staged], &Interrupted);
+        // Their outputs stay here whatever becomes of the others.
+        ledger.end(&[LivePhase::Spooled, LivePhase::Uploading], &Left);
         tokio::select! {
             () = self.empty() => true,
             () = tokio::time::sleep(settings.stop_timeout) => false,

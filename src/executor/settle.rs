@@ -171,6 +171,7 @@ fn close_record(record: &mut Record, outcome: Outcome, bus: &Bus, task: Option<&
         Outcome::Dead { .. } => Status::Dead,
     };
     record.outcome = Some(outcome);
+    record.spooled = None;
     record.owed = bus.owed(task).map(str::to_owned).collect();
     record.unfinished_starts = 0;
     record.times.finished = Some(now);
@@ -191,6 +192,7 @@ async fn retry(context: &Arc<Context>, charge: Charge, error: TaskError, after: 
         unfinished_starts: 0,
         owner: None,
         lease_until: None,
+        spooled: None,
         last_error: Some(error),
         ..changed(record)
     };
@@ -211,6 +213,7 @@ async fn release(context: &Arc<Context>, charge: Charge) {
         unfinished_starts: 0,
         owner: None,
         lease_until: None,
+        spooled: None,
         ..changed(record)
     };
     if store(context, &released, revision).await {
@@ -244,12 +247,17 @@ async fn leave(context: &Arc<Context>, charge: Charge) {
     context.ledger.leave(&task.id, attempt.fence());
 }
 
-fn changed(mut record: Record) -> Record {
+pub(super) fn changed(mut record: Record) -> Record {
     record.times.changed = Some(Timestamp::now());
     record
 }
 
-async fn settle(context: &Context, hold: &super::keeper::Hold, settlement: Settlement, task: &Task) {
+pub(super) async fn settle(
+    context: &Context,
+    hold: &super::keeper::Hold,
+    settlement: Settlement,
+    task: &Task,
+) {
     if let Some(settler) = context.keeper.release(hold) {
         let ended = settler.settle(settlement).await;
         if ended != Settled::Settled {
@@ -260,7 +268,7 @@ async fn settle(context: &Context, hold: &super::keeper::Hold, settlement: Settl
 
 /// Stores `record` under its fence. While the store is away it is tried again, with the lease kept, and the end of a task is
 /// journaled for the next process. `false`: another attempt has taken the task over, or this process is being killed.
-async fn store(context: &Context, record: &Record, mut revision: Revision) -> bool {
+pub(super) async fn store(context: &Context, record: &Record, mut revision: Revision) -> bool {
     let mut failures = 0_u32;
     let stored = loop {
         match context.store.put(record, Expected::At(revision)).await {

@@ -59,6 +59,12 @@ fn obey(context: &Context, command: Command) {
                 tracing::info!(%task, "canceled");
             }
         }
+        Command::Upload { task, token } => {
+            let with = if token.is_some() { "a new token" } else { "the token it had" };
+            if context.spooled.wake(&task, token) {
+                tracing::info!(%task, with, "asked to bring its outputs away");
+            }
+        }
         Command::Drain { worker } if *worker == *context.identity.worker => {
             tracing::info!("asked to drain");
             context.lifecycle.advance(LifePhase::Paused);

@@ -127,7 +127,7 @@ impl Connection {
 }
 
 /// Whether two texts are one base.
-pub(super) fn same(a: &str, b: &str) -> bool {
+pub fn same(a: &str, b: &str) -> bool {
     a.trim().trim_end_matches('/') == b.trim().trim_end_matches('/')
 }
 

@@ -133,6 +133,13 @@ impl GirderError {
     }
 }
 
+/// Whether an upload that failed so may be tried again later without doing the work anew: Girder is away, or does not take
+/// the token any more.
+pub fn may_wait(error: &TaskError) -> bool {
+    const PASSING: [&str; 4] = ["girder_unavailable", "girder_stalled", "girder_answer", "girder_upload"];
+    error.code == "girder_unauthorized" || PASSING.contains(&error.code.as_str())
+}
+
 impl From<GirderError> for TaskError {
     fn from(error: GirderError) -> Self {
         match error {

@@ -1,7 +1,7 @@
 //! One attempt's pipeline from staging to cleanup: [`Pipeline::stage`], `open`, the container's life, `container_ended`,
 //! `finish`, `cleanup`, in this order. Called by a handler, which runs the container between `open` and `container_ended`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::conduit::{Conduit, Prepared, Surroundings};
 use super::mentions::volumes_of;
+use super::sent::Sent;
+use super::spool;
 use super::staging::Staging;
 use super::targets::Targets;
 use super::volumes::Volumes;
@@ -17,9 +19,10 @@ use super::{
     Cleaner, ContainerPlan, Made, Mount, MountKind, MountMode, Place, Settings, StandardStreams, Transform,
     When, transform_of,
 };
-use crate::error::TaskError;
+use crate::error::{ErrorClass, TaskError};
 use crate::events::LogStream;
-use crate::handler::Attempt;
+use crate::girder::may_wait;
+use crate::handler::{Attempt, spooled};
 use crate::task::python::python_str;
 use crate::task::transform::BindMountVolume;
 use crate::task::{Arg, ArgMap, GirderContext, TransformSpec};
@@ -62,6 +65,9 @@ pub struct Pipeline {
     targets: Targets,
     made: Vec<Box<dyn Transform>>,
     hooks: Vec<Box<dyn Transform>>,
+    sent: Sent,
+    /// Where outputs are kept that nobody takes.
+    spool: Option<PathBuf>,
     volumes: Volumes,
 }
 
@@ -93,9 +99,10 @@ impl Pipeline {
         };
         match staged {
             Ok((hooks, plan)) => {
-                let Staging { volumes, targets, prepared, made, .. } = staging;
-                let streams = Streams::new(prepared);
-                Ok((Self { attempt: attempt.clone(), streams, targets, made, hooks, volumes }, plan))
+                let Staging { volumes, targets, prepared, made, sent, .. } = staging;
+                let (streams, spool) = (Streams::new(prepared), settings.spool.clone());
+                let attempt = attempt.clone();
+                Ok((Self { attempt, streams, targets, made, hooks, sent, spool, volumes }, plan))
             }
             Err(error) => {
                 for mut transform in staging.made.drain(..).rev() {
@@ -118,9 +125,9 @@ impl Pipeline {
         let mut staging = Staging::adopted(attempt.clone(), settings.clone(), request, made)?;
         match stage_hooks(request, &mut staging).await {
             Ok(hooks) => {
-                let Staging { volumes, targets, made, .. } = staging;
-                let streams = Streams::new(Vec::new());
-                Ok(Self { attempt: attempt.clone(), streams, targets, made, hooks, volumes })
+                let Staging { volumes, targets, made, sent, .. } = staging;
+                let (streams, spool) = (Streams::new(Vec::new()), settings.spool.clone());
+                Ok(Self { attempt: attempt.clone(), streams, targets, made, hooks, sent, spool, volumes })
             }
             Err(error) => {
                 staging.volumes.leave();
@@ -179,11 +186,14 @@ impl Pipeline {
         self.streams.failures.try_recv().map_or(Ok(()), Err)
     }
 
-    /// Runs the result hooks in order and returns their values. After a failed container only those that run always.
+    /// Runs the result hooks in order and returns their values. After a failed container only those that run always. When
+    /// Girder does not take the outputs of one that ended well they are kept with those of the hooks behind it: see
+    /// [`spooled`] and [`spool`].
     pub async fn finish(&mut self, exit: &Exit) -> Result<Value, TaskError> {
         let mut values = Vec::new();
         let mut first = None;
-        for hook in &mut self.hooks {
+        for at in 0..self.hooks.len() {
+            let hook = &mut self.hooks[at];
             let wanted = match hook.when() {
                 When::OnSuccess => exit.code == 0 && first.is_none(),
                 When::Always => true,
@@ -193,6 +203,9 @@ impl Pipeline {
             }
             match hook.finish(exit).await {
                 Ok(value) => values.push(value),
+                Err(error) if exit.code == 0 && first.is_none() && may_wait(&error) => {
+                    return Err(self.keep(at, values, error).await);
+                }
                 Err(error) => first = first.or(Some(error)),
             }
         }
@@ -200,6 +213,27 @@ impl Pipeline {
             Some(error) => Err(error),
             None if values.is_empty() => Ok(Value::Null),
             None => Ok(Value::Array(values)),
+        }
+    }
+
+    /// Keeps the outputs of the hooks from `at` on because of `why`. The task's failure, when they cannot be kept.
+    async fn keep(&mut self, at: usize, values: Vec<Value>, why: TaskError) -> TaskError {
+        let Some(folder) = &self.spool else { return why };
+        let waiting = self.hooks.iter_mut().enumerate().skip(at).collect();
+        match spool::keep(folder, &self.attempt, waiting, (values, &self.sent)).await {
+            Ok(()) => {
+                let text = format!(
+                    "{why}; the outputs are kept here and brought to Girder later, at once with: longshore task upload {} --token TOKEN",
+                    self.attempt.task().id
+                );
+                self.attempt.report().warn(text);
+                spooled(&why)
+            }
+            Err(error) if error.class == ErrorClass::Permanent => error,
+            Err(error) => {
+                self.attempt.report().warn(error.message);
+                why
+            }
         }
     }
 
@@ -254,6 +288,7 @@ async fn stage_all(
 async fn stage_hooks(request: &Request, staging: &mut Staging) -> Result<Vec<Box<dyn Transform>>, TaskError> {
     let mut hooks = Vec::with_capacity(request.result_hooks.len());
     for spec in &request.result_hooks {
+        staging.hook = hooks.len();
         let mut hook = transform_of(spec)?;
         hook.stage(Place::Hook, staging).await?;
         hooks.push(hook);

@@ -20,7 +20,9 @@ mod media_type;
 mod mentions;
 pub mod outputs;
 pub mod plan;
+mod sent;
 pub mod settings;
+pub mod spool;
 pub mod staging;
 mod targets;
 mod transforms;
@@ -28,7 +30,7 @@ mod tree;
 mod volumes;
 pub mod workspace;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -37,6 +39,7 @@ pub use conduit::{Origin, Sink, StandardStreams};
 pub use driver::{Exit, Pipeline, Request};
 pub use made::Made;
 pub use mentions::volumes_of;
+pub use outputs::Taking;
 pub use plan::{ContainerPlan, Mount, MountKind, MountMode};
 pub use settings::Settings;
 pub use staging::Staging;
@@ -68,6 +71,11 @@ pub trait Transform: Send {
     /// Does what is left to do once the container ended, as a result hook; the value becomes part of the result.
     async fn finish(&mut self, _exit: &Exit) -> Result<Value, TaskError> {
         Ok(Value::Null)
+    }
+    /// Keeps what it would bring away in the empty folder `place`, which only the worker can enter; from where, when that
+    /// must hear of its end.
+    async fn keep(&mut self, _place: &Path, _how: Taking) -> Result<Option<PathBuf>, TaskError> {
+        Ok(None)
     }
     /// Takes back what staging made outside the workspace. Idempotent.
     async fn cleanup(&mut self) {}

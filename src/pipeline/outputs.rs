@@ -155,7 +155,9 @@ impl Outputs {
             TaskError::retryable("spool", format!("cannot keep {} for later: {error}", output.path.display()))
         };
         let mut file = self.open(output)?;
-        if how == Taking::Move {
+        // Each further name of a file must be found in the volume, too.
+        let named_once = file.metadata().is_ok_and(|found| found.nlink() == 1);
+        if how == Taking::Move && named_once {
             let (folder, name) =
                 self.parent(&output.path).map_err(|error| self.unusable(&output.path, error))?;
             let moved = nix::fcntl::renameat(&folder, name.as_c_str(), nix::fcntl::AT_FDCWD, target);
@@ -165,9 +167,10 @@ impl Outputs {
                     if there != output.identity.1 {
                         return Err(refused(&output.path, "was replaced while it was moved"));
                     }
-                    return Ok(());
+                    return file.sync_all().map_err(failed);
                 }
-                Err(Errno::EXDEV) => {}
+                // Another file system, or a folder that the container made its own.
+                Err(Errno::EXDEV | Errno::EACCES | Errno::EPERM) => {}
                 Err(error) => return Err(failed(error.into())),
             }
         }
@@ -177,6 +180,30 @@ impl Outputs {
             return Err(refused(&output.path, "changed its length while it was copied"));
         }
         copy.sync_all().map_err(failed)
+    }
+
+    /// Takes all that `listing` tells of `folder`, when it is one, to the same paths below `place`, a folder that only the
+    /// worker can reach.
+    pub fn take_all(
+        &self,
+        listing: &Listing,
+        folder: Option<&Path>,
+        (place, how): (&Path, Taking),
+    ) -> Result<(), TaskError> {
+        let make = |path: &Path| {
+            let below: PathBuf = path.components().filter(is_normal).collect();
+            let path = place.join(below);
+            std::fs::create_dir_all(&path).map_err(|error| {
+                TaskError::retryable("spool", format!("cannot make {}: {error}", path.display()))
+            })
+        };
+        folder.map_or(Ok(()), make)?;
+        listing.folders.iter().try_for_each(|path| make(path))?;
+        for file in &listing.files {
+            make(file.path.parent().unwrap_or(Path::new("")))?;
+            self.take(file, &place.join(&file.path), how)?;
+        }
+        Ok(())
     }
 
     fn list(&self, path: &Path, depth: Depth, listing: &mut Listing) -> Result<(), TaskError> {

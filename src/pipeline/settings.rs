@@ -27,12 +27,14 @@ pub struct Settings {
     pub download: girder::Ceilings,
     /// What Girder clients share.
     pub girder: Arc<girder::Site>,
+    /// The folder in which outputs are kept that nobody takes; none: they are not kept.
+    pub spool: Option<PathBuf>,
 }
 
 impl Settings {
     /// Settings with `work_dir` and everything else as `config/longshore.toml` has it: a linger of 200 ms, lines of
     /// 64 KiB, the process's own output, any host,
-    /// no cache of what Girder gives.
+    /// no cache of what Girder gives, no spool.
     pub fn new(work_dir: impl Into<PathBuf>) -> Self {
         Self {
             work_dir: work_dir.into(),
@@ -43,6 +45,7 @@ impl Settings {
             judge: Arc::new(Anything),
             download: girder::Ceilings::NONE,
             girder: Arc::new(girder::Site::plain(girder::Settings::default())),
+            spool: None,
         }
     }
 }

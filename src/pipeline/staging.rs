@@ -9,6 +9,7 @@ use super::conduit::{Discard, FifoSink, Nothing, Origin, Prepared, Sink};
 use super::fetches::Fetches;
 use super::fifo::Fifo;
 use super::mentions::volumes_of;
+use super::sent::Sent;
 use super::targets::Targets;
 pub use super::volumes::Mounted;
 use super::volumes::{Volumes, real_work_dir};
@@ -31,6 +32,11 @@ pub struct Staging {
     /// Everything staged, to be cleaned up in reverse.
     pub(super) made: Vec<Box<dyn Transform>>,
     fetches: Fetches,
+    pub(super) sent: Sent,
+    /// The place of the hook that is staged, among the task's hooks.
+    pub(super) hook: usize,
+    /// Bases whose token was looked at.
+    checked: Vec<String>,
     direct: Vec<Mount>,
     pipes: Vec<Pipe>,
     pipes_folder: Option<(PathBuf, Arc<File>)>,
@@ -91,7 +97,10 @@ impl Staging {
         made: &Made,
     ) -> Result<Self, TaskError> {
         let volumes = Volumes::adopted(&attempt, made, &volumes_of(request))?;
-        Ok(Self::over(attempt, settings, request.girder.clone(), volumes))
+        let staging = Self::over(attempt, settings, request.girder.clone(), volumes);
+        let brought = staging.sent.uploads();
+        staging.attempt.report().describe(|details| details.uploads = brought);
+        Ok(staging)
     }
 
     fn over(attempt: Attempt, settings: Settings, girder: Option<GirderContext>, volumes: Volumes) -> Self {
@@ -99,6 +108,9 @@ impl Staging {
         let fetches = Fetches::new(attempt.report(), parallel, settings.download);
         Self {
             fetches,
+            sent: Sent::at(volumes.workspace().path()),
+            hook: 0,
+            checked: Vec::new(),
             direct: Vec::new(),
             attempt,
             settings,
@@ -142,6 +154,15 @@ impl Staging {
     /// What is fetched while it is staged.
     pub(super) fn fetches(&mut self) -> &mut Fetches {
         &mut self.fetches
+    }
+
+    /// Whether this base is met for the first time: its token is looked at once.
+    pub(super) fn is_new(&mut self, api_url: &str) -> bool {
+        let is_new = !self.checked.iter().any(|known| known == api_url);
+        if is_new {
+            self.checked.push(api_url.to_owned());
+        }
+        is_new
     }
 
     /// Something of the host that the container shall see beside its volumes.

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
-pub use record::{Details, Outcome, Owner, PhaseTimes, Record, Status, StreamBytes};
+pub use record::{Details, Outcome, Owner, PhaseTimes, Record, Spooled, Status, StreamBytes};
 
 use crate::broker::{BrokerUrl, OpenOptions};
 use crate::task::{Fence, QueueName, TaskId};

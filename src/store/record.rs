@@ -47,6 +47,9 @@ pub struct Record {
     /// Since when it runs on without its worker, until the owner's next process adopts it or the lease ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<Timestamp>,
+    /// Outputs that nobody took yet: its work is done, and its owner brings them away later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spooled: Option<Spooled>,
     /// Free text of the producer.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -100,6 +103,7 @@ impl Record {
             owner: None,
             lease_until: None,
             left: None,
+            spooled: None,
             labels: task.labels.clone(),
             times: PhaseTimes::default(),
             outcome: None,
@@ -207,6 +211,22 @@ pub struct Owner {
     pub instance: String,
     /// Its host.
     pub host: String,
+}
+
+/// Outputs that their worker keeps because nobody took them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Spooled {
+    /// Since when.
+    pub since: Timestamp,
+    /// The owner tries until then, and nobody else runs the task before.
+    pub until: Timestamp,
+    /// How often they were tried, the first time included.
+    pub tries: u32,
+    /// When they are tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Timestamp>,
+    /// Why they were not taken the last time.
+    pub error: TaskError,
 }
 
 /// When each phase of the last attempt was reached.

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A token, password or header value. `Debug` prints `[redacted]`; serialising exposes it, because an envelope must
-/// carry it, so nothing but envelopes may serialise one.
+/// carry it, so nothing but envelopes, and what stands in for a part of one, may serialise one.
 #[derive(Clone)]
 pub struct Secret(SecretString);
 

@@ -149,6 +149,7 @@ fn pipeline_settings(site: &Site, policy: &Policy) -> pipeline::Settings {
             total: Some(streams.total_timeout.get()).filter(|total| !total.is_zero()),
         },
         girder: site.girder.clone(),
+        spool: Some(settings.state_dir.join("spool")).filter(|_| !settings.worker.spool_wait.get().is_zero()),
         ..pipeline::Settings::new(settings.work_dir.clone())
     }
 }

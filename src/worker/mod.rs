@@ -421,6 +421,7 @@ fn executor_settings(
         drain_timeout: worker.drain_timeout.get(),
         on_drain_timeout: worker.on_drain_timeout,
         adopt_window: worker.adopt_window.get(),
+        spool_wait: worker.spool_wait.get(),
         stop_timeout: worker.stop_timeout.get(),
     }
 }

@@ -9,7 +9,8 @@ use crate::task::celery::TASKS;
 
 /// Whether Celery calls such an attempt active.
 pub(super) fn is_active(live: &Live) -> bool {
-    matches!(live.phase, LivePhase::Running | LivePhase::Settling)
+    use LivePhase::{Running, Settling, Spooled, Uploading};
+    matches!(live.phase, Running | Spooled | Uploading | Settling)
 }
 
 /// Whether Celery calls such an attempt reserved: taken, not started.

@@ -170,11 +170,12 @@ impl Facts {
         let until = record.lease_until.filter(|until| *until >= self.now);
         let leased =
             until.map(|until| format!(", its lease lasts until {}", time(until))).unwrap_or_default();
-        let lapsed = record.lease_until.is_some_and(|until| until < self.now);
+        let held = record.lease_until.max(record.spooled.as_ref().map(|spooled| spooled.until));
+        let lapsed = held.is_some_and(|until| until < self.now);
         let mut reasons = match record.status {
             Status::Staging => vec![format!("{by} prepares it, attempt {}{leased}", record.attempts)],
             Status::Running => vec![format!("{by} runs it, attempt {}{leased}", record.attempts)],
-            Status::Uploading => vec![format!("its container ended; {by} brings its outputs away{leased}")],
+            Status::Uploading => outputs(record, by),
             Status::Retrying => vec![format!("attempt {} failed{why}; it is tried again", record.attempts)],
             Status::Released => vec![format!("{by} gave it back{why}")],
             Status::Queued | Status::Succeeded | Status::Failed | Status::Canceled | Status::Dead => {
@@ -238,6 +239,27 @@ impl Facts {
             format!("all {lanes} slots of the {workers} that could run it are taken")
         })
     }
+}
+
+/// What holds the outputs of a task whose container ended.
+fn outputs(record: &Record, by: &str) -> Vec<String> {
+    let Some(spooled) = &record.spooled else {
+        return vec![format!("its container ended; {by} brings its outputs away")];
+    };
+    let host = record.owner.as_ref().map_or("", |owner| owner.host.as_str());
+    let next = spooled.next.map(|next| format!(", again at {}", time(next))).unwrap_or_default();
+    let id = &record.id;
+    vec![
+        format!("its container ended well, but Girder did not take its outputs: {}", spooled.error),
+        format!(
+            "{by} on {host} keeps them until {} and tries to bring them away (tried {} times{next}); then the task fails",
+            time(spooled.until),
+            spooled.tries
+        ),
+        format!(
+            "to try now: longshore task upload {id}, with --token or --token-file where the token has expired"
+        ),
+    ]
 }
 
 fn fetches(worker: &Presence) -> String {

@@ -131,3 +131,36 @@ fn an_envelope_of_a_later_version_and_a_strange_name_are_told_for_what_they_are(
     let unreadable = Facts { asked: Asked::Unreadable("x".to_owned()), ..facts(message(), vec![]) };
     assert!(unreadable.reasons()[0].contains("dead letter: x"));
 }
+
+#[test]
+fn outputs_that_wait_are_told_with_their_keeper_their_time_and_the_remedy() {
+    let mut record = Record::empty(&Task::new("docker_run", crate::task::ArgMap::default()));
+    record.id = TaskId::new("t1").unwrap();
+    record.status = Status::Uploading;
+    record.owner = Some(crate::store::Owner {
+        worker: "quay".to_owned(),
+        incarnation: "1".to_owned(),
+        instance: "i".to_owned(),
+        host: "pier".to_owned(),
+    });
+    // The owner died: its lease lapsed, and the outputs are still its own.
+    record.lease_until = Some(later(-10));
+    record.spooled = Some(crate::store::Spooled {
+        since: later(-60),
+        until: later(3_600),
+        tries: 3,
+        next: Some(later(20)),
+        error: crate::error::TaskError::permanent("girder_unauthorized", "POST file: Girder answered 401"),
+    });
+    let told = |record: &Record| {
+        let standing = Standing::Known(Box::new(record.clone()));
+        Facts { standing, ..facts(message(), vec![worker(&["default"], 0)]) }.reasons().join("\n")
+    };
+    insta::assert_snapshot!(told(&record), @r"
+    its container ended well, but Girder did not take its outputs: POST file: Girder answered 401
+    quay on pier keeps them until 2026-11-23T11:00:00Z and tries to bring them away (tried 3 times, again at 2026-11-23T10:00:20Z); then the task fails
+    to try now: longshore task upload t1, with --token or --token-file where the token has expired
+    ");
+    record.spooled.as_mut().unwrap().until = later(-1);
+    assert!(told(&record).ends_with("another worker will take it over"));
+}

@@ -208,6 +208,9 @@ fn cells(row: &Row, now: Timestamp) -> Vec<String> {
 }
 
 fn what(record: &Record) -> String {
+    if let Some(spooled) = &record.spooled {
+        return short(&format!("outputs wait: {}", spooled.error), 60);
+    }
     let text = match (&record.outcome, &record.details.progress, &record.last_error) {
         (Some(_), ..) if record.status != Status::Succeeded => {
             let told = end_in_words(record);

@@ -1,4 +1,4 @@
-//! `task …`: looks at tasks, waits for them, ends them, runs them again. One file per verb.
+//! `task …`: looks at tasks, waits for them, ends them, runs them again, helps their outputs on. One file per verb.
 
 mod asked;
 mod cancel;
@@ -8,6 +8,7 @@ mod list;
 mod logs;
 mod retry;
 mod show;
+mod upload;
 mod wait;
 
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub(crate) enum TaskCommand {
     Logs(logs::Logs),
     Cancel(cancel::Cancel),
     Retry(retry::Retry),
+    Upload(upload::Upload),
     Explain(explain::Explain),
 }
 
@@ -54,6 +56,7 @@ impl TaskCommand {
             Self::Logs(logs) => logs.run(context, &open).await,
             Self::Cancel(cancel) => cancel.run(context, &open).await,
             Self::Retry(retry) => retry.run(context, &open).await,
+            Self::Upload(upload) => upload.run(context, &open).await,
             Self::Explain(explain) => explain.run(context, &open).await,
         }
     }

@@ -106,6 +106,7 @@ fn lines(record: &Record) -> Lines {
     if record.outcome.is_none() {
         lines.push(("last error", record.last_error.as_ref().map(ToString::to_string).unwrap_or_default()));
         lines.push(("lease until", record.lease_until.map(time).unwrap_or_default()));
+        lines.extend(waits(record));
     }
     lines.push(("labels", joined(record.labels.iter().map(pair))));
     lines.push(("image", details.image.clone().unwrap_or_default()));
@@ -135,6 +136,18 @@ fn lines(record: &Record) -> Lines {
     }
     lines.push(("not yet told", joined(record.owed.iter().cloned())));
     lines
+}
+
+/// What becomes of outputs that nobody took yet.
+fn waits(record: &Record) -> Lines {
+    let Some(spooled) = &record.spooled else { return Lines::new() };
+    vec![
+        ("outputs wait", spooled.error.to_string()),
+        ("since", time(spooled.since)),
+        ("tries", spooled.tries.to_string()),
+        ("next try", spooled.next.map(time).unwrap_or_default()),
+        ("kept until", time(spooled.until)),
+    ]
 }
 
 fn phases(record: &Record) -> Lines {

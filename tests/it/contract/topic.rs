@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use longshore::broker::{Broker, BrokerError, Command};
 use longshore::events::{Event, EventData, EventFilter, EventKind, EventStart, LogStream, Progress};
-use longshore::task::Fence;
+use longshore::task::{Fence, Secret};
 
 use super::dock::{Dock, LONG, PROMPT, queue, task};
 
@@ -227,10 +227,11 @@ pub(crate) async fn commands_are_heard_as_they_come(dock: &impl Dock) {
     one.topic.command(Command::Drain { worker: "before".to_owned() }).await.unwrap();
     let (mut first, mut second) =
         (one.topic.commands().await.unwrap(), other.topic.commands().await.unwrap());
-    let sent: Vec<Command> = (0..5)
-        .map(|n| match n % 2 {
+    let sent: Vec<Command> = (0..6)
+        .map(|n| match n % 3 {
             0 => Command::Drain { worker: n.to_string() },
-            _ => Command::Resume { worker: n.to_string() },
+            1 => Command::Resume { worker: n.to_string() },
+            _ => Command::Upload { task: task("a"), token: (n > 3).then(|| Secret::new("fresh")) },
         })
         .collect();
     for command in &sent {

@@ -6,3 +6,4 @@ mod fences;
 mod flow;
 mod journal;
 mod rig;
+mod spool;

@@ -15,13 +15,13 @@ use longshore::events::reporter::LogLimits;
 use longshore::events::subject::Subject;
 use longshore::events::{Bus, Event, EventFilter, EventSink, EventStart, Notice, SinkError};
 use longshore::executor::{Executor, Parts, Settings};
-use longshore::handler::{Admit, Attempt, Demand, Handler, Identity, Slot, Staged};
+use longshore::handler::{Admit, Attempt, Demand, Handler, Identity, Remains, Slot, Spool, Staged, spooled};
 use longshore::ledger::Ledger;
 use longshore::lifecycle::{LifePhase, Lifecycle};
 use longshore::retry::RetryPolicy;
 use longshore::store::journal::Journal;
 use longshore::store::{self, Record, ResultStore, Retention};
-use longshore::task::{ArgMap, ContentType, Limits, QueueName, Task, TaskId};
+use longshore::task::{ArgMap, ContentType, Fence, Limits, QueueName, Secret, Task, TaskId};
 use longshore::units::Span;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -37,6 +37,10 @@ pub(crate) struct Scripted {
     pub(crate) may_stage: Arc<Semaphore>,
     /// One permit lets one task end well.
     pub(crate) may_end: Arc<Semaphore>,
+    /// One permit lets the outputs of one task with the label `spool` be taken; until then they wait.
+    pub(crate) may_upload: Arc<Semaphore>,
+    /// The tokens with which outputs were tried.
+    pub(crate) tokens: Arc<Mutex<Vec<Option<String>>>>,
     /// What happens at the end, by task label `end`.
     pub(crate) panics: bool,
 }
@@ -49,6 +53,8 @@ impl Scripted {
             steps: Steps::default(),
             may_stage: Arc::new(Semaphore::new(1_000_000)),
             may_end: Arc::new(Semaphore::new(1_000_000)),
+            may_upload: Arc::new(Semaphore::new(0)),
+            tokens: Arc::default(),
             panics: false,
         }
     }
@@ -85,6 +91,40 @@ impl Handler for Scripted {
         }
         Ok(Box::new(Prepared { script: self.clone(), attempt }))
     }
+    async fn remains(&self, task: &Task, _: Fence, _: &str) -> Result<Remains, TaskError> {
+        let is_kept = task.labels.contains_key("spool") && self.count("forget") == 0;
+        Ok(if is_kept { Remains::Spooled } else { Remains::Nothing })
+    }
+    fn spool(&self) -> Option<&dyn Spool> {
+        Some(self)
+    }
+}
+
+pub(crate) fn away() -> TaskError {
+    TaskError::retryable("girder_unavailable", "nobody takes it")
+}
+
+#[async_trait]
+impl Spool for Scripted {
+    async fn reopen(&self, attempt: &Attempt) -> Result<(), TaskError> {
+        self.note(&attempt.task().id, "reopen");
+        Ok(())
+    }
+    async fn upload(&self, attempt: &Attempt, token: Option<Secret>) -> Result<Value, TaskError> {
+        self.note(&attempt.task().id, "upload");
+        self.tokens.lock().unwrap().push(token.map(|token| token.expose().to_owned()));
+        if attempt.task().labels["spool"] == "forbidden" {
+            return Err(TaskError::permanent("girder_forbidden", "not yours"));
+        }
+        match self.may_upload.try_acquire() {
+            Ok(permit) => permit.forget(),
+            Err(_) => return Err(spooled(&away())),
+        }
+        Ok(Value::from("brought"))
+    }
+    async fn forget(&self, attempt: &Attempt) {
+        self.note(&attempt.task().id, "forget");
+    }
 }
 
 struct Prepared {
@@ -118,6 +158,7 @@ impl Staged for Prepared {
             Some("retryable") => Err(TaskError::retryable("flaky", "it was flaky")),
             Some("once") if attempt.number() == 1 => Err(TaskError::retryable("flaky", "it was flaky")),
             Some("permanent") => Err(TaskError::permanent("broken", "it is broken")),
+            _ if task.labels.contains_key("spool") => Err(spooled(&away()).with_exit_code(0)),
             _ => Ok(Value::from("done")),
         }
     }
@@ -203,6 +244,7 @@ pub(crate) fn settings(lanes: usize) -> Settings {
         drain_timeout: Duration::from_secs(60),
         on_drain_timeout: OnDrainTimeout::Stop,
         adopt_window: Duration::from_secs(300),
+        spool_wait: Duration::from_secs(3_600),
         stop_timeout: Duration::from_secs(10),
     }
 }

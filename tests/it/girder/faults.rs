@@ -327,3 +327,19 @@ async fn a_path_given_by_the_task_cannot_leave_the_volume() {
     spec["file_id"] = "../job/1".into();
     assert_eq!(stage(&[spec]).await.unwrap_err().code, "bad_argument");
 }
+
+#[tokio::test]
+async fn how_far_a_fetch_came_is_told_with_bytes_and_rate_and_what_came_with_its_size() {
+    let server =
+        one_file(noise(4), |_, content| Reply::Drip(content.to_vec(), Duration::from_millis(300))).await;
+    let staged = stage(&[file(&server, "f1")]).await.unwrap();
+    let (_, details) = staged.attempt.report().snapshot();
+    let progress = details.progress.unwrap();
+    assert_eq!((progress.current, progress.total), (Some(4.0), Some(4.0)));
+    let message = progress.message.unwrap();
+    assert!(
+        message.starts_with("fetching inputs: 4 bytes of 4 bytes, ") && message.ends_with(" MiB/s"),
+        "{message}"
+    );
+    assert!(details.log_tail.contains("fetched a.bin (4 bytes) in "), "{}", details.log_tail);
+}

@@ -208,15 +208,41 @@ async fn a_large_file_goes_in_chunks_and_what_a_hook_should_delete_goes() {
 }
 
 #[tokio::test]
-async fn a_token_that_girder_does_not_know_is_told_before_the_container_runs() {
+async fn a_token_that_girder_does_not_know_is_told_before_the_container_runs_and_fails_nobody() {
+    let rig = Rig::new().await;
+    let job = rig.girder.job("token").await;
+    let mut task = script(&rig.girder, &job, "cd $0; echo ran; echo a > a");
+    task["args"]["container_args"].as_array_mut().unwrap().push(json!({"$": "TemporaryVolume"}));
+    task["girder"]["token"] = json!("not-a-token-of-anybody");
+    let artifact = || hook("GirderUploadVolumePathJobArtifact", "a", json!({}));
+    task["result_hooks"] = json!([artifact(), artifact()]);
+    let record = rig.finished(&rig.submit(&task).await).await;
+    assert_eq!(record["status"], "succeeded", "{record}");
+    let told = log(&rig.job_in(&job, 3).await);
+    let warned = told.find("Girder does not know the token for the uploads").expect(&told);
+    assert!(warned < told.find("ran\n").unwrap() && !told.contains("not-a-token"), "{told}");
+    assert_eq!(told.matches("does not know the token").count(), 1, "once for both hooks: {told}");
+    assert!(rig.worker.log().contains("its token will not do for its uploads"), "{}", rig.worker.log());
+}
+
+#[tokio::test]
+async fn a_token_that_expires_before_the_work_can_end_is_told_at_its_start() {
     let rig = Rig::new().await;
     let (_, item) = item(&rig).await;
-    let job = rig.girder.job("token").await;
-    let mut task = script(&rig.girder, &job, "echo ran");
-    task["girder"]["token"] = json!("not-a-token-of-anybody");
-    task["result_hooks"] = json!([hook("GirderUploadVolumePathToItem", "a", json!({"item_id": item}))]);
-    let record = rig.finished(&rig.submit(&task).await).await;
-    assert_eq!(record["outcome"]["error"]["code"], "girder_unauthorized", "{record}");
-    let seen = rig.job_in(&job, 4).await;
-    assert!(!log(&seen).contains("ran\n") && !seen.to_string().contains("not-a-token"), "{seen}");
+    let key = rig.girder.post("api_key?name=short", b"").await;
+    let days = 0.02; // 29 minutes
+    let path = format!("api_key/token?key={}&duration={days}", key["key"].as_str().unwrap());
+    let token = rig.girder.post(&path, b"").await;
+    for (timeout, warns) in [("1h", true), ("1m", false)] {
+        let job = rig.girder.job("short").await;
+        let mut task = script(&rig.girder, &job, "cd $0; echo ran; echo a > a");
+        task["args"]["container_args"].as_array_mut().unwrap().push(json!({"$": "TemporaryVolume"}));
+        task["girder"]["token"] = token["authToken"]["token"].clone();
+        task["result_hooks"] = json!([hook("GirderUploadVolumePathToItem", "a", json!({"item_id": item}))]);
+        task["timeout"] = json!(timeout);
+        let record = rig.finished(&rig.submit(&task).await).await;
+        assert_eq!(record["status"], "succeeded", "{record}");
+        let told = record["details"]["warnings"].to_string();
+        assert_eq!(told.contains("the token for the uploads expires at "), warns, "{timeout}: {told}");
+    }
 }

@@ -22,9 +22,20 @@ pub(crate) struct Asked {
     pub(crate) headers: BTreeMap<String, String>,
     /// How many requests with this method and path came before.
     pub(crate) earlier: usize,
+    /// Only while it is answered; of a long one no more than [`KEPT`].
+    pub(crate) body: Vec<u8>,
+    /// How long the body is.
+    pub(crate) length: u64,
 }
 
+/// Bytes of a body that are kept.
+const KEPT: u64 = 1 << 20;
+
 impl Asked {
+    /// A parameter of the query; none that is needed here is escaped.
+    pub(crate) fn param(&self, name: &str) -> Option<&str> {
+        self.query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    }
     /// The byte from which on the file is wanted.
     pub(crate) fn from(&self) -> Option<usize> {
         self.headers.get("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
@@ -163,16 +174,20 @@ async fn read_request(stream: &mut BufReader<TcpStream>, told: &Told) -> std::io
             None => break,
         };
     }
-    let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await?;
+    let length: u64 = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut body = Vec::new();
+    (&mut *stream).take(length.min(KEPT)).read_to_end(&mut body).await?;
+    let rest = length - body.len() as u64;
+    if tokio::io::copy(&mut (&mut *stream).take(rest), &mut tokio::io::sink()).await? < rest {
+        return Ok(None);
+    }
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let (path, query) = (path.to_owned(), query.to_owned());
     let mut all = told.asked.lock().expect("no panic in the server");
     let earlier = all.iter().filter(|asked| asked.path == path && asked.method == method).count();
-    let asked = Asked { method, path, query, headers, earlier };
+    let asked = Asked { method, path, query, headers, earlier, body: Vec::new(), length };
     all.push(asked.clone());
-    Ok(Some(asked))
+    Ok(Some(Asked { body, ..asked }))
 }
 
 /// Whether the connection goes on.

@@ -101,8 +101,13 @@ impl Longshore {
 
     /// Starts `longshore worker` with these arguments and waits until it says that it is ready.
     pub(crate) async fn worker(&self, args: &[&str]) -> Worker {
+        self.worker_in(args, &[]).await
+    }
+
+    /// The same with these variables.
+    pub(crate) async fn worker_in(&self, args: &[&str], variables: &[(&str, &str)]) -> Worker {
         let mut command = self.command(&["worker"]);
-        command.args(args);
+        command.args(args).envs(variables.iter().copied());
         let number = uuid::Uuid::now_v7();
         let out = self.folder.path().join(format!("worker-{number}.out"));
         let log = self.folder.path().join(format!("worker-{number}.log"));
@@ -182,6 +187,9 @@ impl Drop for Worker {
 
 /// Variables that longshore reads. `DOCKER_HOST` stays: the engine is the one that the test itself talks to.
 fn is_setting(name: &str) -> bool {
-    let prefixes = ["LONGSHORE_", "DOCKER_", "GIRDER_", "CELERY_", "DSA_", "GW_", "XDG_"];
-    name == "TMPDIR" || name != "DOCKER_HOST" && prefixes.iter().any(|prefix| name.starts_with(prefix))
+    let prefixes =
+        ["LONGSHORE_", "DOCKER_", "GIRDER_", "CELERY_", "DSA_", "GW_", "XDG_", "SSL_CERT_", "REQUESTS_CA_"];
+    name == "TMPDIR"
+        || name.to_ascii_lowercase().ends_with("_proxy")
+        || name != "DOCKER_HOST" && prefixes.iter().any(|prefix| name.starts_with(prefix))
 }

@@ -17,3 +17,4 @@ pub(crate) mod redis;
 pub(crate) mod registry;
 pub(crate) mod shared;
 pub(crate) mod stalling_registry;
+pub(crate) mod tide;

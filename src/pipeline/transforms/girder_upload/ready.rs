@@ -1,9 +1,8 @@
-//! `GirderUploadVolumePathToItem`, `GirderUploadVolumePathToFolder` and `GirderUploadVolumePathJobArtifact`: result hooks
-//! that bring what a stopped container left in a volume to Girder (`girder_worker.docker.transforms.girder`).
+//! What an upload hook does once the container ended: finds its outputs, makes Girder's folders, sends file after file.
 //!
 //! # Decisions
 //! - A file is opened by `outputs` just before it is sent, and read through that one descriptor.
-//! - What a hook should delete goes at the very end, and only when it is in Girder.
+//! - What was sent is written down ([`Sent`]) and not sent again, however often the hook is tried.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,183 +12,32 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::{Map, Value, json};
 
-use super::misplaced;
 use crate::error::TaskError;
-use crate::girder::upload::{self, Delivered, Gate, Parcel, Parent};
-use crate::girder::{Call, Client, Connection};
+use crate::girder::upload::{self, Begun, Delivered, Gate, Parcel, Parent};
+use crate::girder::{Call, Client};
 use crate::handler::Attempt;
+use crate::pipeline::media_type;
 use crate::pipeline::outputs::{Depth, Found, Listing, Output, Outputs};
-use crate::pipeline::{Exit, Place, Staging, Transform, When, media_type};
-use crate::task::TransformSpec;
-use crate::task::transform::{GirderAccess, UploadArtifact, UploadSource, UploadToFolder, UploadToItem};
+use crate::pipeline::sent::{Item, Sent};
+use crate::task::transform::{UploadArtifact, UploadToFolder, UploadToItem};
 
-/// The row's maker.
-pub(in crate::pipeline) fn item(spec: &TransformSpec) -> Option<Box<dyn Transform>> {
-    match spec {
-        TransformSpec::GirderUploadVolumePathToItem(spec) => Some(Upload::of(Spec::Item(spec.clone()))),
-        _ => None,
-    }
-}
-
-/// The row's maker.
-pub(in crate::pipeline) fn folder(spec: &TransformSpec) -> Option<Box<dyn Transform>> {
-    match spec {
-        TransformSpec::GirderUploadVolumePathToFolder(spec) => Some(Upload::of(Spec::Folder(spec.clone()))),
-        _ => None,
-    }
-}
-
-/// The row's maker.
-pub(in crate::pipeline) fn artifact(spec: &TransformSpec) -> Option<Box<dyn Transform>> {
-    match spec {
-        TransformSpec::GirderUploadVolumePathJobArtifact(spec) => {
-            Some(Upload::of(Spec::Artifact(spec.clone())))
-        }
-        _ => None,
-    }
-}
-
-/// Which of the three.
-#[derive(Clone)]
-enum Spec {
-    Item(UploadToItem),
-    Folder(UploadToFolder),
-    Artifact(UploadArtifact),
-}
-
-impl Spec {
-    fn class(&self) -> &'static str {
-        match self {
-            Self::Item(_) => "GirderUploadVolumePathToItem",
-            Self::Folder(_) => "GirderUploadVolumePathToFolder",
-            Self::Artifact(_) => "GirderUploadVolumePathJobArtifact",
-        }
-    }
-    fn access(&self) -> Option<&GirderAccess> {
-        match self {
-            Self::Item(spec) => spec.girder.as_ref(),
-            Self::Folder(spec) => spec.girder.as_ref(),
-            Self::Artifact(spec) => spec.girder.as_ref(),
-        }
-    }
-    fn source(&self) -> &UploadSource {
-        match self {
-            Self::Item(spec) => &spec.volumepath,
-            Self::Folder(spec) => &spec.volumepath,
-            Self::Artifact(spec) => &spec.volumepath,
-        }
-    }
-    fn deletes(&self) -> bool {
-        match self {
-            Self::Item(spec) => spec.delete_file,
-            Self::Folder(spec) => spec.delete_file,
-            Self::Artifact(_) => false,
-        }
-    }
-}
-
-/// One upload hook.
-struct Upload {
-    spec: Spec,
-    ready: Option<Ready>,
-    done: bool,
-}
-
-/// A hook that was staged.
-struct Ready {
-    attempt: Attempt,
-    client: Client,
-    root: PathBuf,
-    path: String,
-    parallel: usize,
-    chunk: u64,
+/// A hook that was staged, or whose outputs were kept.
+pub(super) struct Ready {
+    pub(super) attempt: Attempt,
+    pub(super) client: Client,
+    pub(super) root: PathBuf,
+    pub(super) path: String,
+    pub(super) parallel: usize,
+    pub(super) chunk: u64,
     /// The job that artifacts belong to.
-    job: Option<String>,
-}
-
-#[async_trait]
-impl Transform for Upload {
-    async fn stage(&mut self, place: Place, staging: &mut Staging) -> Result<Option<String>, TaskError> {
-        let class = self.spec.class();
-        if place != Place::Hook {
-            return Err(misplaced(class, "it belongs among the result_hooks"));
-        }
-        let about = |error: TaskError| TaskError { message: format!("{class}: {}", error.message), ..error };
-        let UploadSource::VolumePath(source) = self.spec.source().clone();
-        let root = staging.volume(source.volume.as_ref())?.host;
-        let connection = Connection::of_transform(self.spec.access(), staging.girder()).map_err(about)?;
-        let site = staging.settings().girder.clone();
-        let connection = site.rewritten(connection, staging.girder());
-        let client = site.client(&connection, &staging.settings().judge).map_err(about)?;
-        let job = staging.girder().and_then(|girder| girder.job.as_ref()).map(|job| job.url.clone());
-        let job = match &self.spec {
-            Spec::Artifact(UploadArtifact { job_id: Some(job), .. }) => Some(job.clone()),
-            _ => job.and_then(|url| url.trim_end_matches('/').rsplit('/').next().map(str::to_owned)),
-        };
-        let attempt = staging.attempt().clone();
-        check_token(&client, &attempt).await.map_err(about)?;
-        let settings = site.settings();
-        self.ready = Some(Ready {
-            attempt,
-            client,
-            root,
-            path: source.filename.as_str().to_owned(),
-            parallel: settings.parallel_uploads,
-            chunk: settings.upload_chunk.bytes(),
-            job,
-        });
-        Ok(None)
-    }
-
-    fn when(&self) -> When {
-        match &self.spec {
-            Spec::Artifact(spec) if spec.upload_on_exception => When::Always,
-            Spec::Item(_) | Spec::Folder(_) | Spec::Artifact(_) => When::OnSuccess,
-        }
-    }
-
-    async fn finish(&mut self, _exit: &Exit) -> Result<Value, TaskError> {
-        let Some(ready) = &self.ready else { return Ok(Value::Null) };
-        let class = self.spec.class();
-        let about = |error: TaskError| TaskError {
-            message: format!("{class} of {}: {}", ready.path, error.message),
-            ..error
-        };
-        let value = match &self.spec {
-            Spec::Item(spec) => ready.to_item(spec).await.map_err(about)?,
-            Spec::Folder(spec) => ready.to_folder(spec).await.map_err(about)?,
-            // What is attached for people to look at is no result: its failure is told and changes nothing.
-            Spec::Artifact(spec) => match ready.artifacts(spec).await.map_err(about) {
-                Ok(value) => value,
-                Err(error) if error.code == "lease_lost" => return Err(error),
-                Err(error) => {
-                    ready.attempt.report().warn(error.message.clone());
-                    json!({"artifact": ready.path, "error": error.message})
-                }
-            },
-        };
-        self.done = true;
-        Ok(value)
-    }
-
-    async fn cleanup(&mut self) {
-        let Some(ready) = self.ready.take().filter(|_| self.done && self.spec.deletes()) else { return };
-        let (root, path) = (ready.root.clone(), ready.path.clone());
-        let removed = tokio::task::spawn_blocking(move || Outputs::below(&root)?.remove(&path)).await;
-        if let Ok(Err(error)) = removed {
-            ready.attempt.report().note(format!("delete_file: cannot remove {}: {error}", ready.path));
-        }
-    }
-}
-
-impl Upload {
-    fn of(spec: Spec) -> Box<dyn Transform> {
-        Box::new(Self { spec, ready: None, done: false })
-    }
+    pub(super) job: Option<String>,
+    pub(super) sent: Sent,
+    /// Its place among the task's hooks.
+    pub(super) hook: usize,
 }
 
 impl Ready {
-    async fn to_item(&self, spec: &UploadToItem) -> Result<Value, TaskError> {
+    pub(super) async fn to_item(&self, spec: &UploadToItem) -> Result<Value, TaskError> {
         let parent = Parent::Item(spec.item_id.clone());
         let (outputs, files) = match self.find(Depth::Flat).await? {
             (_, Found::Missing) => return Err(missing()),
@@ -201,7 +49,7 @@ impl Ready {
         Ok(Value::String(spec.item_id.clone()))
     }
 
-    async fn to_folder(&self, spec: &UploadToFolder) -> Result<Value, TaskError> {
+    pub(super) async fn to_folder(&self, spec: &UploadToFolder) -> Result<Value, TaskError> {
         let (outputs, found) = self.find(Depth::Recursive).await?;
         let sent = match found {
             Found::Missing if spec.must_exist => return Err(missing()),
@@ -244,7 +92,7 @@ impl Ready {
         Ok(self.listed(listing).into_iter().map(|file| (place(&file), file)).collect())
     }
 
-    async fn artifacts(&self, spec: &UploadArtifact) -> Result<Value, TaskError> {
+    pub(super) async fn artifacts(&self, spec: &UploadArtifact) -> Result<Value, TaskError> {
         let job = self.job.as_deref().ok_or_else(|| {
             TaskError::permanent("bad_argument", "the task has no Girder job; name one in job_id")
         })?;
@@ -256,7 +104,11 @@ impl Ready {
         let mut names = Vec::with_capacity(files.len());
         for file in files {
             let name = name.clone().unwrap_or_else(|| self.name(&file));
-            self.attach(&outputs, &file, &name, job).await?;
+            let item = self.sent.item(self.hook, &file.path);
+            if item.done().is_none() {
+                self.attach(&outputs, &file, &name, job).await?;
+                item.note_done(json!({"artifact": name}));
+            }
             names.push(Value::String(name));
         }
         Ok(json!({"artifacts": names}))
@@ -322,6 +174,10 @@ impl Ready {
         file: Output,
         kwargs: &Map<String, Value>,
     ) -> Result<(), TaskError> {
+        let item = self.sent.item(self.hook, &file.path);
+        if item.done().is_some() {
+            return Ok(());
+        }
         let given = |name: &str| kwargs.get(name).and_then(Value::as_str).map(str::to_owned);
         let name = self.name(&file);
         let parcel = Parcel {
@@ -331,13 +187,13 @@ impl Ready {
             content: Arc::new(open(outputs, &file).await?),
             name,
         };
-        let sent =
-            upload::deliver(&self.client, &parent, &parcel, self.chunk, &Fenced(&self.attempt)).await?;
-        self.tell(&parcel, &parent, &sent);
+        let watch = Watch { attempt: &self.attempt, item: &item };
+        let sent = upload::deliver(&self.client, &parent, &parcel, self.chunk, &watch).await?;
+        item.note_done(self.tell(&parcel, &parent, &sent));
         Ok(())
     }
 
-    fn tell(&self, parcel: &Parcel, parent: &Parent, sent: &Delivered) {
+    fn tell(&self, parcel: &Parcel, parent: &Parent, sent: &Delivered) -> Value {
         let (kind, id) = match parent {
             Parent::Item(id) => ("item", id),
             Parent::Folder(id) => ("folder", id),
@@ -354,7 +210,9 @@ impl Ready {
             "name": parcel.name, "size": parcel.size, "file": sent.file, "item": sent.item, kind: id,
             "upload": sent.kind.as_str(),
         });
-        self.attempt.report().describe(|details| details.uploads.push(document));
+        let told = document.clone();
+        self.attempt.report().describe(|details| details.uploads.push(told));
+        document
     }
 
     fn note(&self, text: &str) {
@@ -380,7 +238,7 @@ impl Ready {
         listing.files
     }
 
-    async fn find(&self, depth: Depth) -> Result<(Arc<Outputs>, Found), TaskError> {
+    pub(super) async fn find(&self, depth: Depth) -> Result<(Arc<Outputs>, Found), TaskError> {
         let (root, path) = (self.root.clone(), self.path.clone());
         blocking(move || {
             let outputs = Outputs::below(&root).map_err(|error| {
@@ -404,13 +262,25 @@ fn missing() -> TaskError {
     TaskError::permanent("output_missing", "the container left nothing at this path of the volume")
 }
 
-/// Fences an upload by its attempt.
-struct Fenced<'a>(&'a Attempt);
+/// Fences an upload by its attempt, and writes down how far it came.
+struct Watch<'a> {
+    attempt: &'a Attempt,
+    item: &'a Item,
+}
 
 #[async_trait]
-impl Gate for Fenced<'_> {
+impl Gate for Watch<'_> {
     async fn check(&self) -> Result<(), TaskError> {
-        self.0.check_fence().await
+        self.attempt.check_fence().await
+    }
+    fn earlier(&self) -> Option<Begun> {
+        self.item.begun()
+    }
+    fn began(&self, begun: Begun) {
+        self.item.note_begun(begun);
+    }
+    fn acknowledged(&self, offset: u64) {
+        self.item.note_acknowledged(offset);
     }
 }
 
@@ -419,44 +289,9 @@ async fn open(outputs: &Arc<Outputs>, file: &Output) -> Result<std::fs::File, Ta
     blocking(move || outputs.open(&file)).await
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TaskError> + Send + 'static,
 ) -> Result<T, TaskError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(TaskError::retryable("upload_unreadable", error.to_string())))
 }
-
-/// Tells at the start that the token will not live until the uploads, or that Girder does not know it.
-async fn check_token(client: &Client, attempt: &Attempt) -> Result<(), TaskError> {
-    let token = match client.json(Call::get("token/current")).await {
-        Ok(token) => token,
-        Err(error) if error.status() == Some(401) => return Err(error.into()),
-        // A Girder that is away now may be back when the container is done.
-        Err(error) => {
-            tracing::debug!(%error, "how long a token lives is not known");
-            return Ok(());
-        }
-    };
-    if token.is_null() {
-        return Err(TaskError::permanent(
-            "girder_unauthorized",
-            "Girder does not know the token that the uploads need; submit the task with one that is valid",
-        ));
-    }
-    let expires =
-        token.get("expires").and_then(Value::as_str).and_then(|at| at.parse::<jiff::Timestamp>().ok());
-    let Some(expires) = expires else { return Ok(()) };
-    let left = expires.duration_since(jiff::Timestamp::now());
-    let needed = attempt.task().timeout.map_or(SHORT, |timeout| {
-        jiff::SignedDuration::try_from(timeout.get()).unwrap_or(jiff::SignedDuration::MAX)
-    });
-    if left < needed {
-        attempt.report().warn(format!(
-            "the token for the uploads expires at {expires:.0}, which may be before the work ends; give the task one that lives longer"
-        ));
-    }
-    Ok(())
-}
-
-/// What a task without a time limit is taken to need.
-const SHORT: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);

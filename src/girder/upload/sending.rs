@@ -1,32 +1,14 @@
-//! Brings one file to Girder: in chunks, beneath an item or a folder, once.
-//!
-//! Girder has no key that makes an upload idempotent, and a chunk that broke may lie half in its store: so an upload goes on
-//! only at an offset that Girder acknowledged, and otherwise starts over; when the answer to the last chunk is lost, the
-//! file is looked for before anything is sent again. Called by the transforms that upload; knows nothing of volumes.
-//!
-//! # Decisions
-//! - `GET file/offset` changes the upload (`Upload().save`), and after it Girder's own checksum may be wrong: it is asked
-//!   only to see that nothing of a broken chunk arrived. Any other answer starts over.
-//! - Chunks are 64 MiB unless the settings say otherwise (`girder_client.GirderClient.MAX_CHUNK_SIZE`).
-//! - A file of the same name and length in the item is compared, not believed: `girder_client` would keep the old one.
+//! One file on its way to Girder: started, sent chunk by chunk, looked for when an answer was lost, started over.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{Call, Client, GirderError};
+use super::{Begun, Delivered, Document, Gate, Kind, Parcel, Parent, document, feed, no_id, same_content};
 use crate::error::TaskError;
+use crate::girder::{Call, Client, may_wait};
 
-/// Bytes read from the file at a time.
-const PIECE: u64 = 1 << 20;
 /// How often an upload may start over.
 const STARTS: usize = 4;
 /// How often one chunk may be sent again.
@@ -36,154 +18,15 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// How far the clocks of Girder and of this host may be apart.
 const CLOCKS: SignedDuration = SignedDuration::from_secs(120);
 
-/// Where a file goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Parent {
-    /// Into an item, where it replaces one of its name.
-    Item(String),
-    /// Into a new item of its name in a folder.
-    Folder(String),
-}
-
-/// A file to bring.
-#[derive(Clone, Debug)]
-pub struct Parcel {
-    /// Its name in Girder.
-    pub name: String,
-    /// Its type; Girder's `application/octet-stream` when none is known.
-    pub mime_type: Option<String>,
-    /// Passed on to Girder's `data.process` event.
-    pub reference: Option<String>,
-    /// Its length.
-    pub size: u64,
-    /// Its content.
-    pub content: Arc<File>,
-}
-
-/// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivered {
-    /// The file's id.
-    pub file: String,
-    /// The item's id, where Girder tells it.
-    pub item: Option<String>,
-    /// Whether anything was sent.
-    pub kind: Kind,
-}
-
-/// How a file came to be where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// It is new.
-    New,
-    /// It took the place of another content.
-    Replaced,
-    /// It was there already.
-    Unchanged,
-}
-
-impl Kind {
-    /// In one word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Replaced => "replaced",
-            Self::Unchanged => "unchanged",
-        }
-    }
-}
-
-/// Asked before an upload is finalised: whether it may still happen.
-#[async_trait]
-pub trait Gate: Send + Sync {
-    /// An error when it may not.
-    async fn check(&self) -> Result<(), TaskError>;
-}
-
-/// Brings `parcel` to `parent`. Dropping the future leaves at most an upload that was never finalised.
-pub async fn deliver(
-    client: &Client,
-    parent: &Parent,
-    parcel: &Parcel,
-    chunk: u64,
-    gate: &dyn Gate,
-) -> Result<Delivered, TaskError> {
-    let existing = match parent {
-        Parent::Item(item) => existing(client, item, &parcel.name).await?,
-        Parent::Folder(_) => None,
-    };
-    if let Some(existing) = &existing
-        && existing.size == parcel.size
-        && same_content(client, &existing.id, parcel).await?
-    {
-        return Ok(Delivered {
-            file: existing.id.clone(),
-            item: existing.item.clone(),
-            kind: Kind::Unchanged,
-        });
-    }
-    let mut sending = Sending { client, parent, parcel, chunk: chunk.max(1), gate, replaces: None };
-    sending.replaces = existing.map(|existing| existing.id);
-    sending.deliver().await
-}
-
-/// A file as Girder describes it.
-#[derive(Clone, Debug)]
-struct Document {
-    id: String,
-    item: Option<String>,
-    size: u64,
-}
-
-impl Document {
-    fn read(value: &Value) -> Option<Self> {
-        Some(Self {
-            id: value.get("_id")?.as_str()?.to_owned(),
-            item: value.get("itemId").and_then(Value::as_str).map(str::to_owned),
-            size: value.get("size")?.as_u64()?,
-        })
-    }
-}
-
-/// The file called `name` in an item.
-async fn existing(client: &Client, item: &str, name: &str) -> Result<Option<Document>, GirderError> {
-    let files = client.get_json(&format!("item/{item}/files"), &[("limit", "0")]).await?;
-    let named = files.as_array().into_iter().flatten().find(|file| file["name"] == name);
-    Ok(named.and_then(Document::read))
-}
-
-/// Whether Girder's file holds what `parcel` does. Stops at the first difference.
-async fn same_content(client: &Client, file: &str, parcel: &Parcel) -> Result<bool, TaskError> {
-    if parcel.size == 0 {
-        return Ok(true);
-    }
-    let mut download = client.get_stream(&format!("file/{file}/download"), 0).await?;
-    let mut offset = 0;
-    while let Some(piece) = download.piece().await? {
-        let length = piece.len() as u64;
-        if offset + length > parcel.size {
-            return Ok(false);
-        }
-        let own = read_at(parcel.content.clone(), offset, piece.len())
-            .await
-            .map_err(|error| unreadable(parcel, &error))?;
-        if own != piece {
-            return Ok(false);
-        }
-        offset += length;
-    }
-    Ok(offset == parcel.size)
-}
-
 /// One file under way.
-struct Sending<'a> {
-    client: &'a Client,
-    parent: &'a Parent,
-    parcel: &'a Parcel,
-    chunk: u64,
-    gate: &'a dyn Gate,
+pub(super) struct Sending<'a> {
+    pub(super) client: &'a Client,
+    pub(super) parent: &'a Parent,
+    pub(super) parcel: &'a Parcel,
+    pub(super) chunk: u64,
+    pub(super) gate: &'a dyn Gate,
     /// The file whose content is replaced.
-    replaces: Option<String>,
+    pub(super) replaces: Option<String>,
 }
 
 /// How one start of an upload ended.
@@ -200,6 +43,13 @@ enum Surely {
     No,
 }
 
+/// Whether a chunk ends its file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IsLast {
+    Perhaps,
+    No,
+}
+
 /// What became of a broken chunk.
 enum Broken {
     /// Nothing of it arrived.
@@ -210,16 +60,56 @@ enum Broken {
 }
 
 impl Sending<'_> {
-    async fn deliver(&mut self) -> Result<Delivered, TaskError> {
+    /// Goes on with what an earlier try began, as after a broken chunk. `None`: it must start over.
+    pub(super) async fn go_on(&mut self, earlier: Begun) -> Result<Option<Delivered>, TaskError> {
+        let Begun { upload, at, replaces, offset } = earlier;
+        self.replaces = replaces;
+        let found = if upload.is_empty() {
+            // An empty file is made by the very call whose answer was lost.
+            if self.parcel.size == 0 { self.made_since(at).await? } else { None }
+        } else {
+            // Whether the broken chunk was the last one is not known any more: the file may be there.
+            let went = match self.after(&upload, offset, IsLast::Perhaps, at).await? {
+                Broken::SendAgain => self.attempted(&upload, (offset, Surely::No), at).await?,
+                Broken::Finished(document) => Went::There(document, Surely::No),
+                Broken::StartOver => {
+                    self.give_up(&upload).await;
+                    return Ok(None);
+                }
+            };
+            match went {
+                Went::There(document, _) => Some(document),
+                Went::Over(error) => {
+                    tracing::debug!(%error, name = self.parcel.name, "an earlier upload cannot be gone on with");
+                    None
+                }
+            }
+        };
+        let Some(document) = found else { return Ok(None) };
+        if self.is_right(&document, Surely::No).await? {
+            return Ok(Some(self.delivered(document)));
+        }
+        self.replaces = Some(document.id);
+        self.deliver().await.map(Some)
+    }
+
+    async fn is_right(&self, document: &Document, surely: Surely) -> Result<bool, TaskError> {
+        Ok(document.size == self.parcel.size
+            && (surely == Surely::Yes || same_content(self.client, &document.id, self.parcel).await?))
+    }
+
+    fn delivered(&self, document: Document) -> Delivered {
+        let kind = if self.replaces.is_some() { Kind::Replaced } else { Kind::New };
+        Delivered { file: document.id, item: document.item, kind }
+    }
+
+    pub(super) async fn deliver(&mut self) -> Result<Delivered, TaskError> {
         let kind = if self.replaces.is_some() { Kind::Replaced } else { Kind::New };
         let mut last = None;
         for _ in 0..STARTS {
             match self.attempt().await? {
                 Went::There(document, surely) => {
-                    let right = document.size == self.parcel.size
-                        && (surely == Surely::Yes
-                            || same_content(self.client, &document.id, self.parcel).await?);
-                    if right {
+                    if self.is_right(&document, surely).await? {
                         return Ok(Delivered { file: document.id, item: document.item, kind });
                     }
                     tracing::warn!(
@@ -251,6 +141,13 @@ impl Sending<'_> {
 
     async fn attempt(&self) -> Result<Went, TaskError> {
         let began = Timestamp::now();
+        let begun = |upload: &str| Begun {
+            upload: upload.to_owned(),
+            at: began,
+            replaces: self.replaces.clone(),
+            offset: 0,
+        };
+        self.gate.began(begun(""));
         if self.parcel.size == 0 {
             self.gate.check().await?;
         }
@@ -273,14 +170,34 @@ impl Sending<'_> {
         let Some(upload) = answer.get("_id").and_then(Value::as_str) else {
             return Err(no_id("the start of an upload"));
         };
-        let sent = self.chunks(upload, began).await;
-        if matches!(sent, Err(_) | Ok(Went::Over(_))) {
-            // What is left of it would lie in Girder's temporary folder for ever. It may be gone already.
-            if let Err(error) = self.client.done(Call::delete(format!("file/upload/{upload}"))).await {
-                tracing::debug!(%error, "a broken upload is left at Girder");
-            }
+        self.gate.began(begun(upload));
+        self.attempted(upload, (0, Surely::Yes), began).await
+    }
+
+    /// Sends the chunks of `upload` from an offset on. Removes it when nobody will go on with it.
+    async fn attempted(
+        &self,
+        upload: &str,
+        from: (u64, Surely),
+        began: Timestamp,
+    ) -> Result<Went, TaskError> {
+        let sent = self.chunks(upload, from, began).await;
+        let is_over = match &sent {
+            Ok(Went::There(..)) => false,
+            Ok(Went::Over(_)) => true,
+            Err(error) => !may_wait(error),
+        };
+        if is_over {
+            self.give_up(upload).await;
         }
         sent
+    }
+
+    /// What is left of an upload would lie in Girder's temporary folder for ever. It may be gone already.
+    async fn give_up(&self, upload: &str) {
+        if let Err(error) = self.client.done(Call::delete(format!("file/upload/{upload}"))).await {
+            tracing::debug!(%error, "a broken upload is left at Girder");
+        }
     }
 
     fn begin(&self) -> Call {
@@ -297,8 +214,13 @@ impl Sending<'_> {
         }
     }
 
-    async fn chunks(&self, upload: &str, began: Timestamp) -> Result<Went, TaskError> {
-        let (mut offset, mut again, mut surely) = (0, 0, Surely::Yes);
+    async fn chunks(
+        &self,
+        upload: &str,
+        (mut offset, mut surely): (u64, Surely),
+        began: Timestamp,
+    ) -> Result<Went, TaskError> {
+        let mut again = 0;
         loop {
             let length = self.chunk.min(self.parcel.size - offset);
             let is_last = offset + length == self.parcel.size;
@@ -323,6 +245,7 @@ impl Sending<'_> {
                         );
                         return Ok(Went::Over(TaskError::retryable("girder_upload", text)));
                     }
+                    self.gate.acknowledged(offset);
                     again = 0;
                     continue;
                 }
@@ -332,7 +255,8 @@ impl Sending<'_> {
                 return Err(error.into());
             }
             again += 1;
-            match self.after(upload, offset, is_last, began).await? {
+            let last = if is_last { IsLast::Perhaps } else { IsLast::No };
+            match self.after(upload, offset, last, began).await? {
                 // It is not the offset that Girder refuses: the same again would be refused alike.
                 Broken::SendAgain if !error.is_passing() => return Err(error.into()),
                 Broken::SendAgain if again <= AGAIN => surely = Surely::No,
@@ -347,7 +271,7 @@ impl Sending<'_> {
         &self,
         upload: &str,
         offset: u64,
-        is_last: bool,
+        last: IsLast,
         began: Timestamp,
     ) -> Result<Broken, TaskError> {
         tokio::time::sleep(SETTLE).await;
@@ -358,7 +282,10 @@ impl Sending<'_> {
             Ok(_) => Ok(Broken::StartOver),
             Err(error) if matches!(error.status(), Some(400 | 404)) => {
                 // The upload is gone: it may have become the file.
-                let found = if is_last { self.made_since(began).await? } else { None };
+                let found = match last {
+                    IsLast::Perhaps => self.made_since(began).await?,
+                    IsLast::No => None,
+                };
                 Ok(found.map_or(Broken::StartOver, Broken::Finished))
             }
             Err(error) => Err(error.into()),
@@ -411,49 +338,4 @@ fn named(call: Call, parent: &str, id: &str, parcel: &Parcel) -> Call {
         Some(mime_type) => call.query("mimeType", mime_type),
         None => call,
     }
-}
-
-fn document(answer: &Value) -> Result<Document, TaskError> {
-    Document::read(answer).ok_or_else(|| no_id("the end of an upload"))
-}
-
-fn no_id(what: &str) -> TaskError {
-    TaskError::retryable(
-        "girder_answer",
-        format!("Girder's answer to {what} names no file; is the API address right?"),
-    )
-}
-
-fn unreadable(parcel: &Parcel, error: &io::Error) -> TaskError {
-    TaskError::retryable("upload_unreadable", format!("cannot read {}: {error}", parcel.name))
-}
-
-type Pieces = futures_util::stream::BoxStream<'static, io::Result<Bytes>>;
-
-/// The `length` bytes of `content` from `offset` on, made anew for each try.
-pub fn feed(content: Arc<File>, offset: u64, length: u64) -> impl Fn() -> Pieces + Send + Sync + 'static {
-    move || {
-        let content = content.clone();
-        futures_util::stream::unfold((content, 0), move |(content, done)| async move {
-            if done >= length {
-                return None;
-            }
-            let wanted = usize::try_from(PIECE.min(length - done)).unwrap_or(usize::MAX);
-            let piece = read_at(content.clone(), offset + done, wanted).await;
-            let next = piece.as_ref().map_or(length, |piece| done + piece.len() as u64);
-            Some((piece, (content, next)))
-        })
-        .boxed()
-    }
-}
-
-/// Exactly `length` bytes; a file that became shorter is an error.
-async fn read_at(content: Arc<File>, offset: u64, length: usize) -> io::Result<Bytes> {
-    tokio::task::spawn_blocking(move || {
-        let mut buffer = vec![0; length];
-        content.read_exact_at(&mut buffer, offset)?;
-        Ok(Bytes::from(buffer))
-    })
-    .await
-    .map_err(io::Error::other)?
 }
