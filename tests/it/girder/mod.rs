@@ -1,6 +1,7 @@
 //! What a worker does with a Girder: against the real server, and against one that fails as it is told to.
 
 mod cached;
+mod clerk;
 mod faults;
 mod fetch;
 mod job;
@@ -11,3 +12,4 @@ mod spool;
 mod staged;
 mod upload;
 mod uploads;
+mod ways;
