@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
+use crate::progress;
 use crate::support::Outcome;
 use crate::support::process::{Leashed, resident};
 use crate::support::report::{Answer, Figure, Row};
@@ -44,7 +45,14 @@ pub(crate) async fn ask(rounds: u32) -> Outcome<Answer> {
     }
     answer.add(Row::new("2 GiB stream: memory on top (KiB)", Figure::of(&peaks)).below(MEMORY_KIB));
     match Source::girder().await {
-        Ok(girder) => girder.ask(rounds, ("Girder", 0.95), &mut answer).await?,
+        Ok(girder) => {
+            girder.ask(rounds, ("Girder", 0.95), &mut answer).await?;
+            let mut jobs = Vec::new();
+            for _ in 0..rounds {
+                jobs.push(girder.posted("worker/job?title=bench", 0).await?);
+            }
+            progress::ask(&girder.api_url, &jobs, &mut answer).await?;
+        }
         Err(reason) => eprintln!("bench: no figures of a real Girder: {reason}"),
     }
     Ok(answer.end())

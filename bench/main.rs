@@ -10,6 +10,7 @@ mod containers;
 mod dispatch;
 mod girder;
 mod idle;
+mod progress;
 mod steal;
 mod streams;
 mod support;
