@@ -85,7 +85,8 @@ pub fn judge(task: &Task, meeting: &Meeting<'_>, current: Option<&Versioned>) ->
         };
     }
     let adoptable = predecessor && carries && meeting.gone != Some(record.fence);
-    let poisonous = record.unfinished_starts >= meeting.poison_limit;
+    // Whoever lives to meet its own start did not die of it: the store's or the broker's answer was lost.
+    let poisonous = record.unfinished_starts >= meeting.poison_limit && !ours;
     // What was left on purpose killed nobody.
     if poisonous && !(adoptable && record.left.is_some()) {
         return Verdict::Poison(Box::new(current.clone()));
@@ -95,7 +96,7 @@ pub fn judge(task: &Task, meeting: &Meeting<'_>, current: Option<&Versioned>) ->
     }
     let next = Record {
         attempts: record.attempts.saturating_add(1),
-        unfinished_starts: record.unfinished_starts.saturating_add(1),
+        unfinished_starts: record.unfinished_starts.saturating_add(u32::from(!ours)).max(1),
         last_error: record.last_error.clone(),
         ..first_attempt(task, meeting, record.fence)
     };
@@ -250,6 +251,18 @@ mod tests {
         assert!(matches!(meet(&task, "m", "b", later, Some(&current)), Verdict::Poison(_)));
         current.record.unfinished_starts = 3;
         assert!(matches!(meet(&task, "m", "b", later, Some(&current)), Verdict::Admit(..)));
+    }
+
+    #[test]
+    fn starts_that_their_own_process_outlived_make_no_poison() {
+        let task = task();
+        let mut current = admitted(&task);
+        for attempts in 2..20 {
+            let verdict = meet(&task, "m", "a", now(), Some(&current));
+            let Verdict::Admit(next, _) = verdict else { panic!("{verdict:?}") };
+            assert_eq!((next.attempts, next.unfinished_starts), (attempts, 1));
+            current.record = *next;
+        }
     }
 
     #[test]

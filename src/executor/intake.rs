@@ -374,16 +374,18 @@ async fn misfit(
     )))
 }
 
-/// The task lives in this process: the same message goes on with its new lease, another one is a duplicate.
+/// The task lives in this process: the same message goes on with its new lease, another one is a duplicate. An attempt that
+/// has lost its lease, or given its message back, stands for neither: this may be the only message that the task has.
 async fn already_here(context: &Context, live: &Live, task: &Task, delivery: Delivery) {
-    if live.message == delivery.message.0
-        && let Some(hold) = context.keeper.find(&task.id)
-    {
-        tracing::info!(task = %task.id, "its lease had lapsed and is bound again");
-        hold.rebind(delivery.lease);
-        return;
+    let hold = context.keeper.find(&task.id);
+    match hold.filter(|hold| hold.scope().reason() != Some(CancelReason::LeaseLost)) {
+        Some(hold) if live.message == delivery.message.0 => {
+            tracing::info!(task = %task.id, "its lease had lapsed and is bound again");
+            hold.rebind(delivery.lease);
+        }
+        Some(_) => settled(task, delivery, Settlement::Ack).await,
+        None => settled(task, delivery, Settlement::Retry { after: damped(context) }).await,
     }
-    settled(task, delivery, Settlement::Ack).await;
 }
 
 type Way = (Option<OwnedSemaphorePermit>, Arc<dyn Handler>, Result<Demand, TaskError>);

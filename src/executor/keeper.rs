@@ -1,7 +1,13 @@
 //! Keeps the leases of live attempts until they are settled.
 //!
 //! Every lease is extended at the broker, and in the record, when a quarter of it has passed. A lease that is another's
-//! ends its attempt at once. While broker or store do not answer, the attempt goes on: its effects ask the fence first.
+//! ends its attempt at once. While broker or store do not answer, the attempt goes on: its effects ask the fence first,
+//! and wait until that can be answered.
+//!
+//! # Decisions
+//! - A record that is not there is nobody's: the store lost its data. Then the broker's lease says alone whose the task is.
+//! - What was recorded counts as fresh by two clocks. The one that no adjustment moves stands still while the machine
+//!   sleeps; the wall's does not.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +26,11 @@ use crate::broker::{Extended, Extender, Settler};
 use crate::cancel::{CancelReason, CancelScope};
 use crate::error::TaskError;
 use crate::handler::FenceGate;
-use crate::store::ResultStore;
+use crate::store::{ResultStore, StoreError};
 use crate::task::{Fence, TaskId};
+
+/// Between two questions whose a task is, while nobody answers.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Keeps leases. Cheap to clone.
 #[derive(Clone)]
@@ -58,8 +67,8 @@ struct Held {
     duration: Duration,
     /// Until when the broker keeps it for us.
     until: Instant,
-    /// Until when the record says that it is ours.
-    recorded_until: Instant,
+    /// Until when the record says that it is ours, by both clocks.
+    recorded_until: (Instant, Timestamp),
 }
 
 impl Keeper {
@@ -83,7 +92,7 @@ impl Keeper {
             settler: Some(lease.settler),
             duration: lease.duration,
             until: lease.until,
-            recorded_until: Instant::now() + lease.duration,
+            recorded_until: (Instant::now() + lease.duration, Timestamp::now() + lease.duration),
         };
         let due = held.due();
         let hold = Hold { inner: Arc::new(HoldInner { key, task, fence, scope, lease: Mutex::new(held) }) };
@@ -151,10 +160,9 @@ impl Keeper {
             held.until = held.until.max(Instant::now() + held.duration * 7 / 8);
             (held.extender.clone(), held.duration)
         };
-        let asked = Instant::now();
-        let record = self.inner.store.touch(&hold.inner.task, hold.inner.fence, Timestamp::now() + duration);
-        match tokio::join!(extender.extend(duration), record) {
-            (Ok(Extended::Lost), _) | (_, Ok(false)) => {
+        let recorded_until = (Instant::now() + duration, Timestamp::now() + duration);
+        match tokio::join!(extender.extend(duration), self.touch(hold, recorded_until.1)) {
+            (Ok(Extended::Lost), _) | (_, Ok(Touched::Overtaken)) => {
                 tracing::warn!(task = %hold.inner.task, "the lease is another's now");
                 hold.inner.scope.cancel(CancelReason::LeaseLost);
                 lock(&self.inner.holds).remove(&hold.inner.key);
@@ -169,7 +177,8 @@ impl Keeper {
                     }
                 }
                 match store {
-                    Ok(_) => held.recorded_until = asked + duration,
+                    Ok(Touched::Ours) => held.recorded_until = recorded_until,
+                    Ok(Touched::Overtaken | Touched::Gone) => {}
                     Err(error) => {
                         tracing::warn!(task = %hold.inner.task, %error, "the lease could not be recorded");
                     }
@@ -177,6 +186,27 @@ impl Keeper {
             }
         }
     }
+}
+
+impl Keeper {
+    async fn touch(&self, hold: &Hold, until: Timestamp) -> Result<Touched, StoreError> {
+        let HoldInner { task, fence, .. } = &*hold.inner;
+        if self.inner.store.touch(task, *fence, until).await? {
+            return Ok(Touched::Ours);
+        }
+        Ok(match self.inner.store.load(task).await? {
+            Some(_) => Touched::Overtaken,
+            None => Touched::Gone,
+        })
+    }
+}
+
+/// Whose the record is.
+enum Touched {
+    Ours,
+    Overtaken,
+    /// There is none.
+    Gone,
 }
 
 impl Hold {
@@ -194,6 +224,11 @@ impl Hold {
         &self.inner.scope
     }
 
+    fn extender(&self) -> (Arc<dyn Extender>, Duration) {
+        let held = self.lock();
+        (held.extender.clone(), held.duration)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held> {
         lock(&self.inner.lease)
     }
@@ -202,6 +237,12 @@ impl Hold {
 impl Held {
     fn due(&self) -> Instant {
         self.until.checked_sub(self.duration * 3 / 4).unwrap_or(self.until)
+    }
+
+    /// Whether the record said within the last half lease that the task is ours.
+    fn is_fresh(&self) -> bool {
+        let (by_instant, by_wall) = self.recorded_until;
+        by_instant > Instant::now() + self.duration / 2 && by_wall > Timestamp::now() + self.duration / 2
     }
 }
 
@@ -213,28 +254,47 @@ struct Gate {
 #[async_trait]
 impl FenceGate for Gate {
     /// While the record said within the last half lease that the task is ours, nobody else can have begun: admission
-    /// waits for the recorded lease to end. Only after that the store is asked.
+    /// waits for the recorded lease to end. Only after that the store is asked, until it answers or the attempt must end.
     async fn check(&self) -> Result<(), TaskError> {
+        let HoldInner { scope, task, .. } = &*self.hold.inner;
         let lost = || TaskError::retryable("lease_lost", "another worker has taken the task over");
-        if self.hold.inner.scope.reason() == Some(CancelReason::LeaseLost) {
-            return Err(lost());
+        loop {
+            if scope.reason() == Some(CancelReason::LeaseLost) {
+                return Err(lost());
+            }
+            if self.hold.lock().is_fresh() {
+                return Ok(());
+            }
+            match self.is_ours().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    scope.cancel(CancelReason::LeaseLost);
+                    return Err(lost());
+                }
+                // What was done is not thrown away because nobody can say now whether it counts.
+                Err(reason) => {
+                    tracing::warn!(%task, reason, "an effect waits until it is known whose the task is");
+                    tokio::select! {
+                        () = tokio::time::sleep(ASK_AGAIN) => {}
+                        _ = scope.canceled() => {
+                            return Err(TaskError::retryable("store_away", reason));
+                        }
+                    }
+                }
+            }
         }
-        let fresh = {
-            let held = self.hold.lock();
-            held.recorded_until > Instant::now() + held.duration / 2
-        };
-        if fresh {
-            return Ok(());
+    }
+}
+
+impl Gate {
+    async fn is_ours(&self) -> Result<bool, String> {
+        let HoldInner { task, fence, .. } = &*self.hold.inner;
+        if let Some(current) = self.store.load(task).await.map_err(|error| error.to_string())? {
+            return Ok(current.record.fence == *fence && !current.record.status.is_finished());
         }
-        let current = self.store.load(&self.hold.inner.task).await;
-        let current = current.map_err(|error| TaskError::retryable("store_away", error.to_string()))?;
-        let ours = current
-            .is_some_and(|c| c.record.fence == self.hold.inner.fence && !c.record.status.is_finished());
-        if ours {
-            return Ok(());
-        }
-        self.hold.inner.scope.cancel(CancelReason::LeaseLost);
-        Err(lost())
+        let (extender, duration) = self.hold.extender();
+        let extended = extender.extend(duration).await.map_err(|error| error.to_string())?;
+        Ok(extended != Extended::Lost)
     }
 }
 

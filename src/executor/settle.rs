@@ -265,9 +265,11 @@ async fn store(context: &Context, record: &Record, mut revision: Revision) -> bo
     let stored = loop {
         match context.store.put(record, Expected::At(revision)).await {
             Ok(Put::Stored(_)) => break true,
-            Ok(Put::Conflict(Some(found)))
-                if found.record.fence == record.fence && !found.record.status.is_finished() =>
-            {
+            Ok(Put::Conflict(Some(found))) if found.record.fence == record.fence => {
+                if found.record.status.is_finished() {
+                    // Nobody else ends it under this fence: an earlier try got through, only its answer did not.
+                    break true;
+                }
                 // Our own keeper's touch came in between.
                 revision = found.revision;
             }

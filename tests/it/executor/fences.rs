@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use longshore::broker::{Extended, WaitingQuery};
+use longshore::broker::message::Lease;
+use longshore::broker::{BrokerError, Extended, Extender, Settled, Settlement, Settler, WaitingQuery};
+use longshore::executor::keeper::Keeper;
 use longshore::store::{Expected, Put, Status};
 use longshore::task::{Fence, Task};
 
@@ -80,6 +82,29 @@ async fn a_stale_end_is_refused_by_the_record() {
     assert!(worker.drained().await);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_tasks_only_message_is_kept_while_an_overtaken_attempt_of_it_winds_down() {
+    let rig = Rig::new().await;
+    let script = Scripted::held();
+    let worker = rig.start("a", &script, settings(1));
+    let task = task(&[("lingers", "")]);
+    rig.submit(&task).await;
+    runs(&script, 1).await;
+    // Overtaken by one that died at once, so that the message comes again.
+    let found = rig.store.load(&task.id).await.unwrap().unwrap();
+    let mut taken = found.record.clone();
+    taken.fence = Fence(taken.fence.0 + 1_000_000);
+    taken.owner = None;
+    taken.lease_until = None;
+    rig.store.put(&taken, Expected::At(found.revision)).await.unwrap();
+    tokio::time::sleep(LEASE * 3).await;
+    assert_eq!((script.count("lost"), script.count("run")), (1, 1), "it winds down");
+    assert_eq!(rig.messages().await, 1, "the message is all that there is of the task");
+    script.may_end.add_permits(2);
+    assert_eq!(rig.finished(&task).await.status, Status::Succeeded);
+    assert!(worker.drained().await);
+}
+
 /// Takes a task's message and admits it like a worker that dies at once: the record says so and nobody extends.
 async fn die_with(rig: &Rig, task: &Task, starts: u32) {
     use longshore::cancel::CancelScope;
@@ -137,39 +162,46 @@ async fn a_task_that_kills_its_workers_is_parked_at_the_limit() {
     assert_eq!(rig.broker.admin.waiting(&WaitingQuery::default()).await.unwrap().len(), 0);
 }
 
-/// An extender that a test takes the lease away from.
-struct Gone;
+/// A broker that keeps every lease, or has given every one away.
+#[derive(Clone, Copy)]
+pub(super) enum Leases {
+    Kept,
+    Gone,
+}
+
+impl Leases {
+    /// One that begins now.
+    pub(super) fn lease(self) -> Lease {
+        let until = tokio::time::Instant::now() + LEASE;
+        Lease { until, duration: LEASE, extender: Box::new(self), settler: Box::new(self) }
+    }
+}
 
 #[async_trait]
-impl longshore::broker::Extender for Gone {
-    async fn extend(&self, _: Duration) -> Result<Extended, longshore::broker::BrokerError> {
-        Ok(Extended::Lost)
+impl Extender for Leases {
+    async fn extend(&self, by: Duration) -> Result<Extended, BrokerError> {
+        Ok(match self {
+            Self::Kept => Extended::Until(tokio::time::Instant::now() + by),
+            Self::Gone => Extended::Lost,
+        })
+    }
+}
+
+#[async_trait]
+impl Settler for Leases {
+    async fn settle(self: Box<Self>, _: Settlement) -> Settled {
+        unreachable!("nothing is settled here")
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_the_broker_gave_to_another_ends_the_attempt() {
-    use longshore::broker::message::Lease;
     use longshore::cancel::{CancelReason, CancelScope};
-    use longshore::executor::keeper::Keeper;
-    struct Unused;
-    #[async_trait]
-    impl longshore::broker::Settler for Unused {
-        async fn settle(self: Box<Self>, _: longshore::broker::Settlement) -> longshore::broker::Settled {
-            unreachable!("a lost lease is not settled")
-        }
-    }
     let rig = Rig::new().await;
     let keeper = Keeper::new(rig.store.clone());
     let (scope, stop) = (CancelScope::new(), CancelScope::new());
     let running = tokio::spawn(keeper.clone().run(stop.clone()));
-    let lease = Lease {
-        until: tokio::time::Instant::now() + LEASE,
-        duration: LEASE,
-        extender: Box::new(Gone),
-        settler: Box::new(Unused),
-    };
-    let _hold = keeper.hold(task(&[]).id, Fence(1), scope.clone(), lease);
+    let _hold = keeper.hold(task(&[]).id, Fence(1), scope.clone(), Leases::Gone.lease());
     let began = tokio::time::Instant::now();
     assert_eq!(scope.canceled().await, CancelReason::LeaseLost);
     assert_eq!(began.elapsed(), LEASE / 4, "a lease is extended when a quarter of it has passed");

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use longshore::cancel::{CancelReason, CancelScope};
 use longshore::executor::Settings;
+use longshore::executor::keeper::Keeper;
 use longshore::lifecycle::LifePhase;
 use longshore::store::journal::Journal;
 use longshore::store::{
@@ -15,7 +17,7 @@ use longshore::store::{
 };
 use longshore::task::{Fence, TaskId};
 
-use super::fences::runs;
+use super::fences::{Leases, runs};
 use super::rig::{LEASE, Rig, Running, Scripted, settings, task};
 
 /// A store that a test takes away.
@@ -165,4 +167,41 @@ async fn a_journaled_end_that_was_overtaken_is_dropped() {
     let record = shore.store.load(&task.id).await.unwrap().unwrap().record;
     assert_eq!((record.status, record.fence), (taken.status, taken.fence));
     assert!(next.drained().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_waits_until_the_store_says_whose_the_task_is() {
+    let shore = Shore::new().await;
+    let task = task(&[]);
+    let record = Record { fence: Fence(7), status: Status::Running, ..Record::empty(&task) };
+    shore.rig.store.put(&record, Expected::Absent).await.unwrap();
+    let (keeper, scope) = (Keeper::new(shore.rig.store.clone()), CancelScope::new());
+    let hold = keeper.hold(task.id.clone(), Fence(7), scope.clone(), Leases::Kept.lease());
+    let gate = keeper.gate(&hold);
+    // Nobody prolongs it here.
+    tokio::time::sleep(LEASE).await;
+    shore.away(true);
+    let mut effect = gate.check();
+    assert!(tokio::time::timeout(LEASE, &mut effect).await.is_err(), "it waits");
+    shore.away(false);
+    effect.await.unwrap();
+    shore.away(true);
+    scope.cancel(CancelReason::Interrupted);
+    assert_eq!(gate.check().await.unwrap_err().code, "store_away", "an end of the attempt is not waited out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_store_has_lost_the_record_the_brokers_lease_says_whose_the_task_is() {
+    let shore = Shore::new().await;
+    for (leases, ours) in [(Leases::Kept, true), (Leases::Gone, false)] {
+        let (keeper, scope) = (Keeper::new(shore.rig.store.clone()), CancelScope::new());
+        let hold = keeper.hold(task(&[]).id, Fence(7), scope.clone(), leases.lease());
+        let stop = CancelScope::new();
+        let running = tokio::spawn(keeper.clone().run(stop.clone()));
+        tokio::time::sleep(LEASE * 2).await;
+        assert_eq!(keeper.gate(&hold).check().await.is_ok(), ours);
+        assert_eq!(scope.reason(), (!ours).then_some(CancelReason::LeaseLost));
+        stop.cancel(CancelReason::Interrupted);
+        running.await.unwrap();
+    }
 }

@@ -110,6 +110,9 @@ impl Staged for Prepared {
                     CancelReason::Left => "left",
                     CancelReason::LeaseLost => "lost",
                 });
+                if task.labels.contains_key("lingers") {
+                    script.may_end.acquire().await.unwrap().forget();
+                }
                 return Err(TaskError::permanent("ended", "its scope ended"));
             }
         }
