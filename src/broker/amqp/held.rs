@@ -88,9 +88,17 @@ impl Holds {
         (held, until)
     }
 
-    /// Whether a lease of that message is held here.
-    pub(super) fn holds(&self, identity: &str) -> bool {
-        lock(&self.all).values().any(|held| held.identity == identity)
+    /// Whether a lease of that message stands here. One whose connection broke, or whose custody is over, does not: its
+    /// message comes again, and is no second one of its name.
+    pub(super) async fn holds(&self, identity: &str) -> bool {
+        let same = |held: &&Arc<Held>| held.identity == identity;
+        let same: Vec<Arc<Held>> = lock(&self.all).values().filter(same).cloned().collect();
+        for held in same {
+            if held.stands().await {
+                return true;
+            }
+        }
+        false
     }
 
     /// How many leases of `queue` are held here.
@@ -147,6 +155,14 @@ pub(super) fn watch(client: &Arc<Client>) {
 impl Held {
     fn due(&self) -> Instant {
         (*lock(&self.until)).min(*lock(&self.hands_off))
+    }
+
+    async fn stands(&self) -> bool {
+        match &*self.place.lock().await {
+            Place::Channel { channel, .. } => channel.status().connected(),
+            Place::Custody { .. } => *lock(&self.until) > Instant::now(),
+            Place::Adrift | Place::Gone => false,
+        }
     }
 
     fn never_again() -> Instant {

@@ -195,7 +195,7 @@ impl Fetcher {
                 Some(due) if due > Timestamp::now() => {
                     self.delay_again(&channel, arrived, original, due).await;
                 }
-                _ => taken.push(self.delivery(&channel, arrived, original)),
+                _ => taken.push(self.delivery(&channel, arrived, original).await),
             }
         }
         intake.buffer = rest;
@@ -223,12 +223,12 @@ impl Fetcher {
         }
     }
 
-    fn delivery(&self, channel: &Channel, arrived: Arrived, original: Original) -> Delivery {
+    async fn delivery(&self, channel: &Channel, arrived: Arrived, original: Original) -> Delivery {
         let identity = original.identity();
         // Two messages of one name at a time are not one that came again.
         let mut message = identity.clone();
         let mut number = 1;
-        while self.client.holds.holds(&message) {
+        while self.client.holds.holds(&message).await {
             number += 1;
             message = format!("{identity}#{number}");
         }
