@@ -1,6 +1,6 @@
 # Everything a person does here by hand. `make` lists it. CARGO_TARGET_DIR is honoured throughout.
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz lint fmt
+.PHONY: help demo test bench chaos fuzz lint fmt
 
 shell_scripts := scripts/* .ci/run tests/it/support/rabbitmq-node tests/it/support/shared-server tests/peer/celery/install tests/peer/girder/install tests/peer/girder/start bench/peers/install bench/peers/leash
 nextest_profile := $(if $(CI),ci,default)
@@ -24,6 +24,10 @@ bench: ## measure against the machine's limits and the Python worker; bench/READ
 	@scripts/docker-engine
 	@scripts/busybox-image
 	cargo bench --bench figures
+
+chaos: ## every fault on every broker: CHAOS_TASKS (1000), CHAOS_SEEDS (3), CHAOS_OUTAGE (30 s), CHAOS_CONTAINERS (100); ends with a table
+	@scripts/test-servers
+	@scripts/chaos
 
 fuzz: ## feed every decoder rubbish, each for FUZZ_SECONDS (1200); needs a nightly compiler
 	@scripts/c-compiler

@@ -10,6 +10,7 @@ pub mod docker;
 pub mod error;
 pub mod events;
 pub mod executor;
+pub mod failpoint;
 pub mod girder;
 pub mod handler;
 pub mod http;

@@ -1,4 +1,6 @@
 //! The task kind `longshore.ping`: does nothing, or as its arguments say. For probes, benches and tests of the whole road.
+//!
+//! Like a task with outputs it asks the fence at its end, before it has its effect: that tests can see that it had one.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::error::TaskError;
 use crate::events::Progress;
+use crate::failpoint::{self, Moment};
 use crate::handler::{Admit, Attempt, Demand, Handler, Slot, Staged};
 use crate::task::{Arg, Task};
 use crate::units::Span;
@@ -105,6 +108,7 @@ struct Prepared {
 impl Staged for Prepared {
     async fn run(self: Box<Self>, slot: Slot) -> Result<Value, TaskError> {
         let Self { attempt, script } = *self;
+        let reached = |moment| failpoint::reached(moment, attempt.task().id.as_str(), attempt.fence().0);
         attempt.report().running(None);
         let steps = script.progress.max(1);
         for step in 0..steps {
@@ -119,6 +123,9 @@ impl Staged for Prepared {
                 attempt.report().progress(Progress { message: None, current, total });
             }
         }
+        reached(Moment::Uploading);
+        attempt.check_fence().await?;
+        reached(Moment::Effect);
         match script.fail.as_deref() {
             Some("retryable") if attempt.number() <= script.fail_attempts => {
                 Err(TaskError::retryable("asked_for", "it was asked to fail so that it is tried again"))

@@ -4,6 +4,7 @@ use figment::value::{Dict, Value};
 
 use super::file::{File, from_value};
 use super::problem::Near;
+use crate::failpoint::VARIABLES;
 
 /// What every variable begins with.
 const PREFIX: &str = "LONGSHORE_";
@@ -12,9 +13,14 @@ const UNLISTED: &[&str] = &["policy"];
 /// Names the file; no setting.
 const CONFIG: &str = "LONGSHORE_CONFIG";
 
+/// Whether `name` is read elsewhere.
+fn is_no_setting(name: &str) -> bool {
+    name == CONFIG || VARIABLES.contains(&name)
+}
+
 /// The key that the variable `name` sets: `None` when it is none of ours, an error when it looks like ours and is not.
 pub(super) fn key(name: &str, template: &File) -> Option<Result<Vec<String>, Near>> {
-    let rest = name.strip_prefix(PREFIX).filter(|_| name != CONFIG)?;
+    let rest = name.strip_prefix(PREFIX).filter(|_| !is_no_setting(name))?;
     let asked: Vec<String> = rest.to_ascii_lowercase().split("__").map(str::to_owned).collect();
     let defaults = template.values();
     let unlisted = asked.len() > 1 && UNLISTED.contains(&asked[0].as_str());

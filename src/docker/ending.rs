@@ -12,6 +12,7 @@ use super::error;
 use super::run::Room;
 use crate::error::TaskError;
 use crate::events::reporter::Phase;
+use crate::failpoint::{self, Moment};
 use crate::handler::{Attempt, LEFT, left};
 use crate::pipeline::{Exit, Pipeline};
 
@@ -59,6 +60,8 @@ impl Ending<'_> {
             }
             return Err(stream.with_exit_code(ended.code));
         }
+        let attempt = self.attempt;
+        failpoint::reached(Moment::Uploading, attempt.task().id.as_str(), attempt.fence().0);
         let exit = Exit { code: ended.code, oom_killed: ended.oom.is_some() };
         let finished = tokio::select! {
             finished = pipeline.finish(&exit) => finished,

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::bus::Bus;
 use super::{Book, Event, EventData, LogStream, Mark, Progress, Standing, Told};
+use crate::failpoint::{self, Moment};
 use crate::store::{Details, PhaseTimes};
 use crate::task::{Fence, Secret, Task};
 
@@ -196,6 +197,8 @@ impl Reporter {
         };
         self.emit(&mut state, data);
         self.inner.running.notify_one();
+        drop(state);
+        failpoint::reached(Moment::Running, self.inner.task.id.as_str(), self.inner.fence.0);
     }
 
     /// Waits until [`Reporter::running`] was called; since when it runs. Cancel-safe; one waiter.

@@ -17,6 +17,7 @@ use crate::cancel::{CancelReason, CancelScope};
 use crate::config::types::Rule;
 use crate::error::TaskError;
 use crate::events::Reporter;
+use crate::failpoint::{self, Moment};
 use crate::handler::{Admit, Attempt, Demand, Handler, Remains};
 use crate::ledger::{Live, LivePhase};
 use crate::lifecycle::LifePhase;
@@ -157,6 +158,7 @@ async fn meet(
         Err(error) => return refuse(&context, &source, delivery, error).await,
     };
     tracing::debug!(task = %task.id, kind = task.kind, redelivered = delivery.redelivered, "received");
+    failpoint::reached(Moment::Received, task.id.as_str(), 0);
     if let Some(reason) = celery::unsupported(&task) {
         let error = TaskError::poison("canvas", reason);
         return settle::without_attempt(&context, &source, &task, delivery, error).await;
@@ -498,6 +500,7 @@ async fn go(context: &Arc<Context>, charge: Charge, (room, handler, demand): Way
         return settle::conclude(context, charge, Err(canceled_before_start())).await;
     }
     attempt.report().staging(attempt.number(), attempt.worker(), charge.record.times.clone());
+    failpoint::reached(Moment::Staging, task.id.as_str(), attempt.fence().0);
     let (result, _settling) = match stager::stage(&*handler, &attempt).await {
         Ok(staged) => {
             context.ledger.advance(&task.id, LivePhase::Staged);

@@ -18,6 +18,7 @@ use crate::broker::{Settled, Settlement};
 use crate::cancel::CancelReason;
 use crate::error::{ErrorClass, TaskError};
 use crate::events::{Bus, EventData, Notice};
+use crate::failpoint::{self, Moment};
 use crate::handler::LEFT;
 use crate::lifecycle::LifePhase;
 use crate::retry::RetryPolicy;
@@ -118,6 +119,7 @@ async fn finish(context: &Arc<Context>, charge: Charge, outcome: Outcome, value:
         context.ledger.leave(&task.id, attempt.fence());
         return;
     }
+    failpoint::reached(Moment::Recorded, task.id.as_str(), attempt.fence().0);
     let published = publish(
         context,
         &source.bus,
@@ -125,6 +127,7 @@ async fn finish(context: &Arc<Context>, charge: Charge, outcome: Outcome, value:
         &finished.owed,
     )
     .await;
+    failpoint::reached(Moment::Published, task.id.as_str(), attempt.fence().0);
     let settlement = match &finished.outcome {
         Some(Outcome::Dead { reason }) => Settlement::DeadLetter { reason: reason.clone() },
         _ => Settlement::Ack,

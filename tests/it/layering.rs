@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Known by all rooms; know none of them, but `config` the types of the settings that it holds.
-const COMMON: &[&str] = &["cancel", "crew", "error", "lifecycle", "retry", "units"];
+const COMMON: &[&str] = &["cancel", "crew", "error", "failpoint", "lifecycle", "retry", "units"];
 
 /// What each room may know beside the common ones.
 const MAY_KNOW: &[(&str, &[&str])] = &[

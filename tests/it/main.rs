@@ -6,6 +6,7 @@
 mod amqp;
 mod brokers_start;
 mod celery;
+mod chaos;
 mod cli;
 mod contract;
 mod corpus;

@@ -20,14 +20,14 @@ const SOON: Duration = Duration::from_secs(60);
 const LEAVES: &str = "[worker]\nlease = \"3s\"\ndrain_timeout = \"0s\"\non_drain_timeout = \"leave\"\nrelease_damping = \"500ms\"\n";
 
 /// An installation whose containers go with it.
-struct Quay {
+pub(crate) struct Quay {
     longshore: Longshore,
     /// Notes each container that is made: the engine itself remembers only the last 256 events of all.
     _witness: Child,
 }
 
 impl Quay {
-    async fn new(settings: &str) -> Self {
+    pub(crate) async fn new(settings: &str) -> Self {
         engine().await;
         let longshore = Longshore::with_settings(settings);
         let made = File::create(longshore.folder().join("made")).unwrap();
@@ -39,7 +39,7 @@ impl Quay {
         Self { longshore, _witness: witness }
     }
 
-    async fn worker(&self, more: &[&str]) -> Worker {
+    pub(crate) async fn worker(&self, more: &[&str]) -> Worker {
         self.longshore.worker(&[&["--name", "quay"], more].concat()).await
     }
 
@@ -51,12 +51,28 @@ impl Quay {
         self.longshore.ok(&["submit", "--file", file.to_str().unwrap()]).await
     }
 
+    /// Submits so many with these arguments; the tasks' ids.
+    pub(crate) async fn submit_many(&self, args: Value, count: usize) -> BTreeSet<String> {
+        let file = self.longshore.folder().join("task.json");
+        std::fs::write(&file, json!({"v": 1, "task": "docker_run", "args": args}).to_string()).unwrap();
+        let count = count.to_string();
+        let told = self.longshore.ok(&["submit", "--count", &count, "--file", file.to_str().unwrap()]).await;
+        told.lines().map(str::to_owned).collect()
+    }
+
+    /// At most so many records.
+    pub(crate) async fn records(&self, limit: usize) -> Vec<Value> {
+        let args = ["--output", "json", "task", "list", "--limit", &limit.to_string()];
+        let listed: Value = serde_json::from_str(&self.longshore.ok(&args).await).unwrap();
+        listed["tasks"].as_array().unwrap().clone()
+    }
+
     async fn record(&self, task: &str) -> Value {
         let shown = self.longshore.ok(&["--output", "json", "task", "show", task]).await;
         serde_json::from_str(&shown).unwrap()
     }
 
-    async fn logs(&self, task: &str) -> String {
+    pub(crate) async fn logs(&self, task: &str) -> String {
         self.longshore.ok(&["task", "logs", task]).await
     }
 
@@ -86,14 +102,14 @@ impl Quay {
     }
 
     /// Every container that was ever made for the task.
-    fn made_for(&self, task: &str) -> BTreeSet<String> {
+    pub(crate) fn made_for(&self, task: &str) -> BTreeSet<String> {
         let made = std::fs::read_to_string(self.longshore.folder().join("made")).unwrap();
         let made = made.lines().filter_map(|line| line.split_once(' '));
         made.filter(|(_, of)| *of == task).map(|(id, _)| id.to_owned()).collect()
     }
 
     /// Waits until nothing of the task is left on this host.
-    async fn nothing_is_left_of(&self, task: &str) {
+    pub(crate) async fn nothing_is_left_of(&self, task: &str) {
         eventually(SOON, "its containers and folders are gone", async || {
             let label = format!("longshore.task={task}");
             (containers_labelled(&label).await.is_empty() && self.workspaces().is_empty()).then_some(())
@@ -129,7 +145,7 @@ fn counting(lines: u32) -> Value {
            "container_args": ["-c", script, {"$": "VolumePath", "filename": "out.txt"}]})
 }
 
-fn all_lines(lines: u32) -> Vec<String> {
+pub(crate) fn all_lines(lines: u32) -> Vec<String> {
     (0..lines).map(|n| format!("line {n}")).collect()
 }
 

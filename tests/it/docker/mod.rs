@@ -1,6 +1,6 @@
 //! `docker_run` against the real engine: each test drives the handler as the executor does.
 
-mod adopt;
+pub(crate) mod adopt;
 pub(crate) mod bench;
 mod endings;
 mod housed;

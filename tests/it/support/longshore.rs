@@ -103,10 +103,15 @@ impl Longshore {
     pub(crate) async fn worker(&self, args: &[&str]) -> Worker {
         let mut command = self.command(&["worker"]);
         command.args(args);
+        self.start(&command).await
+    }
+
+    /// Starts a worker by a command of [`Longshore::command`] and waits until it says that it is ready.
+    pub(crate) async fn start(&self, command: &Command) -> Worker {
         let number = uuid::Uuid::now_v7();
         let out = self.folder.path().join(format!("worker-{number}.out"));
         let log = self.folder.path().join(format!("worker-{number}.log"));
-        let child = tied_to_this_thread(&command)
+        let child = tied_to_this_thread(command)
             .stdin(Stdio::null())
             .stdout(File::create(&out).expect("the folder can be written"))
             .stderr(File::create(&log).expect("the folder can be written"))

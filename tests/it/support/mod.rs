@@ -12,6 +12,7 @@ pub(crate) mod nats;
 pub(crate) mod podman;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod rabbitmq;
 pub(crate) mod redis;
 pub(crate) mod registry;

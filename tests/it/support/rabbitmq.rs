@@ -26,12 +26,7 @@ impl RabbitMq {
             Some(node) => node,
             None => Node::start(&shared).await,
         };
-        if node.taken == node.made {
-            node.make_vhosts(&shared);
-        }
-        node.taken += 1;
-        shared.note(&node);
-        RabbitMq { address: format!("127.0.0.1:{}", node.port), vhost: format!("test{}", node.taken) }
+        node.take_vhost(&shared)
     }
 
     /// Where to connect: `amqp://guest:guest@127.0.0.1:PORT/VHOST`.
@@ -47,6 +42,42 @@ impl RabbitMq {
     /// The virtual host's name.
     pub(crate) fn name(&self) -> &str {
         &self.vhost
+    }
+}
+
+/// A node that no other test uses while this lives, and that can be stopped in the middle.
+pub(crate) struct LoneRabbitMq {
+    vhost: RabbitMq,
+    node: Node,
+    shared: Shared,
+}
+
+impl LoneRabbitMq {
+    /// A new, empty virtual host of it.
+    pub(crate) async fn start() -> LoneRabbitMq {
+        let shared = Shared::claim("rabbitmq-alone");
+        let mut node = match shared.noted() {
+            Some(node) => node,
+            None => Node::start(&shared).await,
+        };
+        let vhost = node.take_vhost(&shared);
+        LoneRabbitMq { vhost, node, shared }
+    }
+
+    /// Where to connect.
+    pub(crate) fn url(&self) -> String {
+        self.vhost.url()
+    }
+
+    /// Stops it with every connection, and starts it with what it had on disk.
+    pub(crate) async fn restart(&self) {
+        for what in ["stop_app", "start_app"] {
+            let mut command = self.node.control(&self.shared);
+            command.arg(what);
+            let done = tokio::process::Command::from(command).output();
+            let output = tokio::time::timeout(READY_WITHIN, done).await.expect("the node answers").unwrap();
+            assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+        }
     }
 }
 
@@ -66,6 +97,24 @@ impl Node {
         Node { port, epmd_port, made: 0, taken: 0 }
     }
 
+    fn take_vhost(&mut self, shared: &Shared) -> RabbitMq {
+        if self.taken == self.made {
+            self.make_vhosts(shared);
+        }
+        self.taken += 1;
+        shared.note(self);
+        RabbitMq { address: format!("127.0.0.1:{}", self.port), vhost: format!("test{}", self.taken) }
+    }
+
+    /// The command that steers it.
+    fn control(&self, shared: &Shared) -> Command {
+        let mut command = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");
+        command.args(["--node", "longshore@localhost"]);
+        command.env("HOME", shared.folder()).env("ERL_EPMD_PORT", self.epmd_port.to_string());
+        command.stdin(Stdio::null());
+        command
+    }
+
     fn make_vhosts(&mut self, shared: &Shared) {
         let all = self.made + BATCH;
         let erlang = format!(
@@ -74,11 +123,9 @@ impl Node {
                    <<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>) end || I <- lists:seq({}, {all})]."#,
             self.made + 1
         );
-        let output = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl")
-            .args(["--node", "longshore@localhost", "eval", &erlang])
-            .env("HOME", shared.folder())
-            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
-            .stdin(Stdio::null())
+        let output = self
+            .control(shared)
+            .args(["eval", &erlang])
             .output()
             .expect("rabbitmqctl can be started; run scripts/test-servers");
         assert!(output.status.success(), "rabbitmqctl: {}", String::from_utf8_lossy(&output.stderr));

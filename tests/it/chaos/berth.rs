@@ -1,0 +1,272 @@
+//! The brokers that the storms break on: how each is started, and how it is hurt.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::support::nats::Nats;
+use crate::support::process::Server;
+use crate::support::rabbitmq::{LoneRabbitMq, RabbitMq};
+use crate::support::redis::Redis;
+
+/// A broker of one storm's own.
+pub(super) trait Berth: Sized {
+    /// For the table.
+    const NAME: &'static str;
+    /// How long it may take to notice that a client stands still, beyond any lease.
+    const NOTICES: Duration = Duration::ZERO;
+    async fn start() -> Self;
+    /// Where workers find it.
+    fn url(&self) -> String;
+    /// Where they keep records, if not there.
+    fn store(&self) -> Option<String> {
+        None
+    }
+    /// Whether a client that stands still holds up all others, as one does that was stopped with the lock of a file.
+    fn is_held_up(&self) -> bool {
+        false
+    }
+}
+
+/// One with a server that can be reached through a proxy, killed and started again.
+pub(super) trait Served: Berth {
+    fn server(&mut self) -> &mut Server;
+    /// Host and port.
+    fn address(&self) -> String;
+    /// Where workers find it behind another host and port.
+    fn url_at(&self, address: &str) -> String;
+}
+
+/// One that can crash and come back.
+pub(super) trait Restarts: Berth {
+    async fn restart(&mut self);
+}
+
+/// One that can stand still.
+pub(super) trait Freezes: Berth {
+    async fn freeze(&mut self);
+    async fn thaw(&mut self);
+}
+
+/// One that can refuse to take anything more.
+pub(super) trait Refuses: Berth {
+    async fn refuse(&mut self);
+    async fn accept(&mut self);
+}
+
+impl<T: Served> Restarts for T {
+    async fn restart(&mut self) {
+        self.server().kill();
+        self.server().start_again().await;
+    }
+}
+
+impl<T: Served> Freezes for T {
+    async fn freeze(&mut self) {
+        self.server().freeze().await;
+    }
+    async fn thaw(&mut self) {
+        self.server().thaw();
+    }
+}
+
+/// A file; what stands still is its lock, held by another process's like.
+pub(super) struct Sqlite {
+    folder: TempDir,
+    holds: Option<Connection>,
+}
+
+impl Sqlite {
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("longshore.db")
+    }
+
+    /// Takes the lock for writing; it is free again when the connection is dropped.
+    fn lock(&self, within: Duration) -> rusqlite::Result<Connection> {
+        let connection = Connection::open(self.file())?;
+        connection.busy_timeout(within)?;
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        Ok(connection)
+    }
+}
+
+impl Berth for Sqlite {
+    const NAME: &'static str = "sqlite";
+    async fn start() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), holds: None }
+    }
+    fn url(&self) -> String {
+        format!("sqlite://{}", self.file().display())
+    }
+    fn is_held_up(&self) -> bool {
+        self.lock(Duration::from_secs(1)).is_err()
+    }
+}
+
+impl Freezes for Sqlite {
+    async fn freeze(&mut self) {
+        self.holds = Some(self.lock(Duration::from_secs(20)).unwrap());
+    }
+    async fn thaw(&mut self) {
+        self.holds.take().unwrap().execute_batch("ROLLBACK").unwrap();
+    }
+}
+
+/// The same on a disk of its own that can be filled.
+pub(super) struct SqliteOnSmallDisk {
+    folder: TempDir,
+}
+
+/// Room for a storm, quickly filled.
+const DISK: &str = "size=64m";
+
+impl SqliteOnSmallDisk {
+    fn filler(&self) -> PathBuf {
+        self.folder.path().join("filler")
+    }
+}
+
+impl Berth for SqliteOnSmallDisk {
+    const NAME: &'static str = "sqlite";
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = std::process::Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", DISK, "tmpfs"]).arg(folder.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&mounted.stderr);
+        assert!(mounted.status.success(), "a small disk is mounted, which only root may do: {said}");
+        Self { folder }
+    }
+    fn url(&self) -> String {
+        format!("sqlite://{}", self.folder.path().join("longshore.db").display())
+    }
+}
+
+impl Refuses for SqliteOnSmallDisk {
+    async fn refuse(&mut self) {
+        use std::io::Write;
+        let mut filler = std::fs::File::create(self.filler()).unwrap();
+        for size in [1 << 20, 1 << 12] {
+            while filler.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+    async fn accept(&mut self) {
+        std::fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for SqliteOnSmallDisk {
+    fn drop(&mut self) {
+        // Lazily: clients of this very process still have it open.
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.folder.path()).status();
+    }
+}
+
+impl Berth for Redis {
+    const NAME: &'static str = "redis";
+    async fn start() -> Self {
+        Self::start().await
+    }
+    fn url(&self) -> String {
+        self.url()
+    }
+}
+
+impl Served for Redis {
+    fn server(&mut self) -> &mut Server {
+        self.server()
+    }
+    fn address(&self) -> String {
+        self.address()
+    }
+    fn url_at(&self, address: &str) -> String {
+        format!("redis://{address}")
+    }
+}
+
+impl Berth for Nats {
+    const NAME: &'static str = "nats";
+    async fn start() -> Self {
+        Self::start().await
+    }
+    fn url(&self) -> String {
+        self.url()
+    }
+}
+
+impl Served for Nats {
+    fn server(&mut self) -> &mut Server {
+        self.server()
+    }
+    fn address(&self) -> String {
+        self.address()
+    }
+    fn url_at(&self, address: &str) -> String {
+        format!("nats://{address}")
+    }
+}
+
+impl Refuses for Redis {
+    async fn refuse(&mut self) {
+        self.set("maxmemory", "1").await;
+    }
+    async fn accept(&mut self) {
+        self.set("maxmemory", "0").await;
+    }
+}
+
+impl Redis {
+    async fn set(&self, name: &str, value: &str) {
+        let mut operator = self.connection().await;
+        let _: () =
+            redis::cmd("CONFIG").arg("SET").arg(name).arg(value).query_async(&mut operator).await.unwrap();
+    }
+}
+
+/// A RabbitMQ node of its own.
+pub(super) struct AmqpAlone {
+    node: LoneRabbitMq,
+    records: TempDir,
+}
+
+impl Berth for AmqpAlone {
+    const NAME: &'static str = "amqp";
+    async fn start() -> Self {
+        Self { node: LoneRabbitMq::start().await, records: tempfile::tempdir().unwrap() }
+    }
+    fn url(&self) -> String {
+        format!("{}?max_priority=9", self.node.url())
+    }
+    fn store(&self) -> Option<String> {
+        Some(format!("sqlite://{}", self.records.path().join("records.db").display()))
+    }
+}
+
+impl Restarts for AmqpAlone {
+    async fn restart(&mut self) {
+        self.node.restart().await;
+    }
+}
+
+/// A virtual host of a RabbitMQ node that other tests share; records are kept in a file.
+pub(super) struct Amqp {
+    rabbit: RabbitMq,
+    records: TempDir,
+}
+
+impl Berth for Amqp {
+    const NAME: &'static str = "amqp";
+    // Two of RabbitMQ's heartbeats: until custody a delivery is held by its connection.
+    const NOTICES: Duration = Duration::from_secs(120);
+    async fn start() -> Self {
+        Self { rabbit: RabbitMq::vhost().await, records: tempfile::tempdir().unwrap() }
+    }
+    fn url(&self) -> String {
+        // Custody at once: a killed worker's message must come back by it, too.
+        format!("{}?max_priority=9&handoff_after=500ms", self.rabbit.url())
+    }
+    fn store(&self) -> Option<String> {
+        Some(format!("sqlite://{}", self.records.path().join("records.db").display()))
+    }
+}
