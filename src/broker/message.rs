@@ -108,6 +108,9 @@ pub struct Submission {
     pub content_encoding: Option<String>,
     /// Headers to carry along.
     pub headers: BTreeMap<String, Value>,
+    /// What another's message says beside its headers, in its own words: with a correlation id it is sent as it is, with
+    /// nothing of ours added, where the broker carries such messages; elsewhere this is passed over.
+    pub properties: Properties,
     /// Two submissions with one dedup id are one.
     pub dedup_id: String,
     /// Not handed out before.
@@ -127,6 +130,7 @@ impl Submission {
             content_type: content_type.as_str().to_owned(),
             content_encoding: None,
             headers: BTreeMap::new(),
+            properties: Properties::default(),
             dedup_id: task.dedup_id(hop),
             not_before: task.not_before,
             expires: task.expires,

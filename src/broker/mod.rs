@@ -122,6 +122,28 @@ pub trait Source: Send + Sync {
 
     /// How long a lease lasts when it is not extended.
     fn lease(&self) -> Duration;
+
+    /// The queues that are fetched from now; `None` where [`Source::choose`] changes nothing, and they are those that it was
+    /// opened with.
+    fn queues(&self) -> Option<Vec<QueueName>> {
+        None
+    }
+
+    /// Fetches from `queue`, too, or no more, for as long as this process lives. What was fetched stays.
+    async fn choose(&self, _queue: &QueueName, _intake: Intake) -> Result<Chosen, BrokerError> {
+        Ok(Chosen::Fixed)
+    }
+}
+
+/// What became of [`Source::choose`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// It is so from now on.
+    Changed,
+    /// It was so before.
+    Already,
+    /// The queues of this source are those of its start.
+    Fixed,
 }
 
 /// Prolongs a lease. Held by the keeper.
@@ -250,6 +272,10 @@ pub trait Topic: Send + Sync {
     async fn commands(&self) -> Result<BoxStream<'static, Result<Command, BrokerError>>, BrokerError>;
     /// Whether the task was asked to be canceled, and why.
     async fn cancel_requested(&self, task: &TaskId) -> Result<Option<String>, BrokerError>;
+    /// The tasks that are asked to be canceled, for whoever tells others of them; empty where nobody asks for that.
+    async fn cancels(&self) -> Result<Vec<TaskId>, BrokerError> {
+        Ok(Vec::new())
+    }
     /// Forgets a cancel request, once it was settled or the task is submitted anew.
     async fn forget_cancel(&self, task: &TaskId) -> Result<(), BrokerError>;
 }

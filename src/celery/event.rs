@@ -87,6 +87,13 @@ impl Events {
         }
     }
 
+    /// Says once that the worker lives, where events are asked for.
+    pub async fn alive(&self, ledger: &Ledger) {
+        if *self.inner.asked_for.borrow() {
+            self.worker("worker-heartbeat", ledger).await;
+        }
+    }
+
     async fn worker(&self, kind: &str, ledger: &Ledger) {
         let facts = json!({
             "freq": HEARTBEAT.as_secs_f64(),

@@ -1,28 +1,62 @@
 //! The result of a task as Celery's clients read it.
 
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::backend::Backend;
+use super::backend::{Backend, BackendError};
 use crate::error::TaskError;
 use crate::events::{Event, EventData, EventSink, Notice, SinkError};
-use crate::task::Task;
 use crate::task::celery::CeleryContext;
+use crate::task::celery::canvas::{self, Called, Doomed, Ended, Part};
+use crate::task::{Limits, Task};
 
 /// Delivers results to the senders of Celery messages.
 #[derive(Debug)]
 pub struct Results {
     backend: Backend,
+    limits: Limits,
 }
 
 impl Results {
     /// The name in outboxes.
     pub const NAME: &'static str = "celery";
 
-    /// Delivers to `backend`.
-    pub fn new(backend: Backend) -> Self {
-        Self { backend }
+    /// Delivers to `backend`. What follows a task is read within `limits`.
+    pub fn new(backend: Backend, limits: Limits) -> Self {
+        Self { backend, limits }
+    }
+
+    async fn answer(&self, notice: &Notice) -> Result<(), BackendError> {
+        let Some(task) = notice.task.as_deref() else { return Ok(()) };
+        let Some(context) = CeleryContext::of(task) else { return Ok(()) };
+        let Some(mut result) = result(&notice.event, &context) else { return Ok(()) };
+        if result["status"] == "FAILURE" {
+            self.doom(&result, &context).await?;
+        } else if result["status"] == "SUCCESS" && canvas::has_successors(&context) {
+            result["children"] = children(task, &context, notice.event.time, &self.limits);
+        }
+        if self.backend.reaches(&context) {
+            self.backend.deliver(&context, &result.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the callers of those that can never run now, as Celery does: they would wait for ever.
+    async fn doom(&self, failure: &Value, context: &CeleryContext) -> Result<(), BackendError> {
+        for doomed in canvas::doomed(context, &self.limits) {
+            let to = CeleryContext {
+                id: doomed.id.clone(),
+                reply_to: doomed.reply_to.clone(),
+                correlation_id: None,
+                ..CeleryContext::default()
+            };
+            if self.backend.reaches(&to) {
+                self.backend.deliver(&to, &doomed_result(failure, &doomed, context).to_string()).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -32,23 +66,26 @@ impl EventSink for Results {
         Self::NAME
     }
 
+    /// Asked for each event of each task: the context is not taken apart.
     fn wants(&self, task: &Task) -> bool {
-        CeleryContext::of(task)
-            .is_some_and(|context| !context.ignore_result && self.backend.reaches(&context))
+        let Some(context) = task.extra.get(CeleryContext::KEY) else { return false };
+        let has = |name: &str| context.get(name).is_some_and(|value| !value.is_null());
+        let awaited = match &self.backend {
+            Backend::Rpc(_) => has("reply_to"),
+            Backend::Redis(_) => has("id"),
+        };
+        context.get("ignore_result") != Some(&Value::Bool(true)) && (awaited || has("chain"))
     }
 
     fn knows_by_event(&self) -> bool {
         false
     }
 
+    /// All at once: each is awaited, and none waits for another.
     async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError> {
-        for notice in notices.iter().filter(|notice| notice.event.kind().is_terminal()) {
-            let Some(context) = notice.task.as_deref().and_then(CeleryContext::of) else { continue };
-            let Some(result) = result(&notice.event, &context) else { continue };
-            let delivered = self.backend.deliver(&context, &result.to_string()).await;
-            delivered.map_err(|error| SinkError { sink: Self::NAME, reason: error.to_string() })?;
-        }
-        Ok(())
+        let terminal = notices.iter().filter(|notice| notice.event.kind().is_terminal());
+        let delivered = try_join_all(terminal.map(|notice| self.answer(notice))).await;
+        delivered.map(drop).map_err(|error| SinkError { sink: Self::NAME, reason: error.to_string() })
     }
 }
 
@@ -59,11 +96,11 @@ pub fn result(event: &Event, context: &CeleryContext) -> Option<Value> {
         EventData::Succeeded { .. } => ("SUCCESS", Value::Null, Value::Null),
         EventData::Failed { error } => {
             let (kind, module, message) = exception(error, context);
-            let traceback = format!("{kind}: {message}");
-            ("FAILURE", raised(kind, module, &message), Value::String(traceback))
+            let text = message.as_str().map_or_else(|| message.to_string(), str::to_owned);
+            ("FAILURE", raised(kind, module, message), Value::String(format!("{kind}: {text}")))
         }
         EventData::Dead { reason } => {
-            let raised = raised("InvalidTaskError", "celery.exceptions", reason);
+            let raised = raised("InvalidTaskError", "celery.exceptions", reason.as_str());
             ("FAILURE", raised, Value::String(format!("InvalidTaskError: {reason}")))
         }
         EventData::Canceled { reason } => {
@@ -92,12 +129,51 @@ pub fn result(event: &Event, context: &CeleryContext) -> Option<Value> {
     Some(Value::Object(document))
 }
 
-fn raised(kind: &str, module: &str, message: &str) -> Value {
+/// The tasks that this one called, each as Celery's `AsyncResult.as_tuple` writes it, and those of a group as its
+/// `GroupResult` does.
+fn children(task: &Task, context: &CeleryContext, at: Timestamp, limits: &Limits) -> Value {
+    let called = canvas::successors(task, context, (Ended::Well, at), limits).unwrap_or_default();
+    let (mut children, mut groups) = (Vec::new(), Map::new());
+    for successor in called.iter().filter(|successor| successor.called == Called::Directly) {
+        let child = json!([[successor.id.to_string(), null], null]);
+        match successor.headers.get("group").and_then(Value::as_str) {
+            None => children.push(child),
+            Some(group) => {
+                let members = groups.entry(group).or_insert_with(|| json!([]));
+                members.as_array_mut().into_iter().for_each(|members| members.push(child.clone()));
+            }
+        }
+    }
+    children.extend(groups.into_iter().map(|(group, members)| json!([[group, null], members])));
+    children.into()
+}
+
+/// The failure of a task that can never run, because that of `context` failed.
+fn doomed_result(failure: &Value, doomed: &Doomed, context: &CeleryContext) -> Value {
+    let mut result = failure.clone();
+    result["task_id"] = doomed.id.as_str().into();
+    if doomed.part == Part::Chord {
+        let why = failure["traceback"].as_str().unwrap_or_default();
+        let message = format!("Dependency {} raised {why}", context.id);
+        result["result"] = raised("ChordError", "celery.exceptions", message);
+    }
+    if let Some(document) = result.as_object_mut() {
+        document.remove("group_id");
+        document.remove("parent_id");
+        if let Some(group) = &doomed.group {
+            document.insert("group_id".to_owned(), group.as_str().into());
+        }
+    }
+    result
+}
+
+fn raised(kind: &str, module: &str, message: impl Into<Value>) -> Value {
+    let message: Value = message.into();
     json!({ "exc_type": kind, "exc_message": [message], "exc_module": module })
 }
 
 /// The exception that girder_worker would have raised, where it has one for that failure.
-fn exception(error: &TaskError, context: &CeleryContext) -> (&'static str, &'static str, String) {
+fn exception(error: &TaskError, context: &CeleryContext) -> (&'static str, &'static str, Value) {
     match (error.code.as_str(), error.exit_code) {
         ("time_limit", _) => {
             let limit = context.timelimit;
@@ -107,15 +183,16 @@ fn exception(error: &TaskError, context: &CeleryContext) -> (&'static str, &'sta
             };
             let seconds = if soft_first { limit.soft } else { limit.hard };
             let kind = if soft_first { "SoftTimeLimitExceeded" } else { "TimeLimitExceeded" };
-            (kind, "billiard.exceptions", seconds.map_or(error.message.clone(), |limit| limit.to_string()))
+            let message = seconds.map_or_else(|| Value::from(error.message.clone()), Value::from);
+            (kind, "billiard.exceptions", message)
         }
         ("nonzero_exit", Some(code)) => (
             "DockerException",
             "docker.errors",
-            format!("Non-zero exit code from docker container ({code})."),
+            format!("Non-zero exit code from docker container ({code}).").into(),
         ),
-        ("image_not_found", _) => ("ImageNotFound", "docker.errors", error.message.clone()),
-        _ => ("LongshoreError", "longshore", error.message.clone()),
+        ("image_not_found", _) => ("ImageNotFound", "docker.errors", error.message.clone().into()),
+        _ => ("LongshoreError", "longshore", error.message.clone().into()),
     }
 }
 
@@ -166,7 +243,7 @@ mod tests {
             CeleryContext { timelimit: TimeLimit { hard: Some(9.0), soft: Some(2.5) }, ..context() };
         let failed = told(EventData::Failed { error: TaskError::permanent("time_limit", "x") }, &limited);
         assert_eq!(failed["result"]["exc_type"], "SoftTimeLimitExceeded");
-        assert_eq!(failed["result"]["exc_message"], json!(["2.5"]));
+        assert_eq!(failed["result"]["exc_message"], json!([2.5]));
     }
 
     #[test]

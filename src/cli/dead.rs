@@ -12,6 +12,7 @@ use super::submit::submit;
 use crate::broker::{Broker, DeadLetter, Submission, Submitted};
 use crate::store::ResultStore;
 use crate::task::json::{self, Json};
+use crate::task::message::Properties;
 use crate::task::{
     ContentType, Decoded, Limits, Priority, QueueName, RawMessage, Task, TaskId, envelope, message,
 };
@@ -239,6 +240,7 @@ async fn as_it_was(broker: &Broker, letter: &DeadLetter, queue: QueueName) -> Re
         content_type: letter.content_type.clone().unwrap_or_else(|| ContentType::Json.as_str().to_owned()),
         content_encoding: letter.content_encoding.clone(),
         headers: letter.headers.clone(),
+        properties: Properties::default(),
         dedup_id: format!("{task}.requeued.{}", Timestamp::now().as_microsecond()),
         not_before: None,
         expires: None,

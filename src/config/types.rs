@@ -59,6 +59,8 @@ pub struct Settings {
 pub struct Celery {
     /// The queue to which tasks of names that are not ours are passed on; empty: they are parked.
     pub forward_unknown_to: String,
+    /// The queue of what follows a Celery task and names none.
+    pub default_queue: String,
     /// Where results of Celery tasks go.
     pub result_backend: Address,
 }

@@ -69,8 +69,23 @@ pub fn encode(event: &Event) -> Vec<u8> {
 
 /// Reads an event. The inverse of [`encode`].
 pub fn decode(bytes: &[u8]) -> Result<Event, CloudEventError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| CloudEventError::Malformed(error.to_string()))
+        .and_then(read)
+}
+
+/// Reads an event, or a list of them in the form of a batch (`application/cloudevents-batch+json`).
+pub fn decode_all(bytes: &[u8]) -> Result<Vec<Event>, CloudEventError> {
+    if bytes.first() != Some(&b'[') {
+        return decode(bytes).map(|event| vec![event]);
+    }
+    let documents: Vec<CloudEvent> =
+        serde_json::from_slice(bytes).map_err(|error| CloudEventError::Malformed(error.to_string()))?;
+    documents.into_iter().map(read).collect()
+}
+
+fn read(document: CloudEvent) -> Result<Event, CloudEventError> {
     let malformed = |reason: &str| CloudEventError::Malformed(reason.to_owned());
-    let document: CloudEvent = serde_json::from_slice(bytes).map_err(|e| malformed(&e.to_string()))?;
     let (fence, number) =
         document.sequence.split_once('-').ok_or_else(|| malformed("sequence has no dash"))?;
     let queue =
@@ -109,7 +124,9 @@ mod tests {
             EventData::Log { stream: LogStream::Stderr, text: "a\"b".to_owned() },
         ] {
             let event = event(data);
-            assert_eq!(decode(&encode(&event)), Ok(event));
+            assert_eq!(decode(&encode(&event)).as_ref(), Ok(&event));
+            let batch = [b"[".as_slice(), &encode(&event), b",", &encode(&event), b"]"].concat();
+            assert_eq!(decode_all(&batch), Ok(vec![event.clone(), event]));
         }
     }
 

@@ -162,7 +162,7 @@ async fn meet(
     };
     tracing::debug!(task = %task.id, kind = task.kind, redelivered = delivery.redelivered, "received");
     failpoint::reached(Moment::Received, task.id.as_str(), 0);
-    if let Some(reason) = celery::unsupported(&task) {
+    if let Some(reason) = celery::unsupported(&task, &context.settings.limits) {
         let error = TaskError::poison("canvas", reason);
         return settle::without_attempt(&context, &source, &task, delivery, error).await;
     }
@@ -174,7 +174,10 @@ async fn meet(
     {
         return already_here(&context, &live, &task, delivery).await;
     }
-    if let Some(wait) = task.not_before.and_then(until) {
+    // One that will never start need not wait for its time: its sender hears of it now.
+    if let Some(wait) = task.not_before.and_then(until)
+        && !is_over(&source, &task).await
+    {
         settled(&task, delivery, Settlement::Release { after: wait }).await;
         return;
     }
@@ -195,6 +198,12 @@ async fn meet(
         return;
     }
     admit(&context, &source, &task, delivery, (room, handler, demand)).await;
+}
+
+/// Whether the task must not start any more, whenever its time comes.
+async fn is_over(source: &SourceRuntime, task: &Task) -> bool {
+    task.expires.is_some_and(|expires| expires <= Timestamp::now())
+        || matches!(source.broker.topic.cancel_requested(&task.id).await, Ok(Some(_)))
 }
 
 fn decode(context: &Context, delivery: &Delivery) -> Result<Decoded, DecodeError> {

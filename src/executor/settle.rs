@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use rand::RngExt;
 use serde_json::Value;
@@ -178,10 +179,9 @@ async fn end_in_steps(
     };
     // The outbox and the broker hear of it together: both are only bookkeeping now, and may share a commit.
     let fulfil = async {
-        for sink in &published {
-            if let Err(error) = context.store.fulfil(&finished.id, finished.fence, sink).await {
-                tracing::warn!(task = %finished.id, %error, "its outbox stays open and is completed later");
-            }
+        let fulfilled = published.iter().map(|sink| context.store.fulfil(&finished.id, finished.fence, sink));
+        for error in join_all(fulfilled).await.into_iter().filter_map(Result::err) {
+            tracing::warn!(task = %finished.id, %error, "its outbox stays open and is completed later");
         }
     };
     let settle = async {
@@ -379,7 +379,7 @@ const PUBLISH_TRIES: u32 = 8;
 /// Delivers `notice` to every sink in `owed`, to all at once; the names of those that took it.
 async fn publish(context: &Context, bus: &Bus, notice: Notice, owed: &BTreeSet<String>) -> Vec<String> {
     let told = owed.iter().map(|sink| tell(context, bus, &notice, sink));
-    let told = futures_util::future::join_all(told).await;
+    let told = join_all(told).await;
     owed.iter().zip(told).filter(|(_, told)| *told).map(|(sink, _)| sink.clone()).collect()
 }
 

@@ -86,7 +86,7 @@ pub(super) async fn run(context: Arc<Context>, source: Arc<SourceRuntime>, stop:
     loop {
         tokio::select! {
             _ = announce.tick() => {
-                if let Err(error) = source.broker.fleet.announce(&presence(&context)).await {
+                if let Err(error) = source.broker.fleet.announce(&presence(&context, &source)).await {
                     tracing::debug!(%error, "presence could not be announced");
                 }
             }
@@ -124,7 +124,7 @@ async fn tidy(context: &Arc<Context>, source: &Arc<SourceRuntime>) {
 }
 
 /// What this worker says of itself now.
-pub(super) fn presence(context: &Context) -> Presence {
+pub(super) fn presence(context: &Context, source: &SourceRuntime) -> Presence {
     let settings = &context.settings;
     let mut kinds: Vec<String> = context.handlers.keys().map(|kind| (*kind).to_owned()).collect();
     kinds.sort_unstable();
@@ -137,7 +137,7 @@ pub(super) fn presence(context: &Context) -> Presence {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kinds,
         envelope: Task::VERSION,
-        queues: settings.queues.clone(),
+        queues: source.broker.source.queues().unwrap_or_else(|| settings.queues.clone()),
         lanes: u32::try_from(settings.lanes).unwrap_or(u32::MAX),
         busy: u32::try_from(busy).unwrap_or(u32::MAX),
         pool: settings.pool.clone(),

@@ -2,6 +2,7 @@
 //!
 //! [`serve`] is the worker that stays; [`run_once`] takes one task the same way through a broker in memory.
 
+mod celery;
 pub mod handlers;
 pub mod instance;
 pub mod machine;
@@ -19,7 +20,7 @@ use crate::broker::celery::{Pidbox, speaker};
 use crate::broker::{self, Broker, BrokerError, BrokerUrl, Command, OpenOptions, Submission};
 use crate::cancel::{CancelReason, CancelScope};
 use crate::celery::control::{self, About};
-use crate::celery::{Backend, BackendError, Control, Events, Results};
+use crate::celery::{BackendError, Control, Events};
 use crate::config::Settings;
 use crate::crew::Crew;
 use crate::error::TaskError;
@@ -57,6 +58,9 @@ pub enum WorkerError {
     /// A queue's name.
     #[error("worker.queues: {0}")]
     Queue(#[from] IdError),
+    /// The queue of what follows Celery tasks.
+    #[error("celery.default_queue: {0}")]
+    DefaultQueue(IdError),
     /// A folder.
     #[error("failed to {action} {path}: {reason}")]
     Folder {
@@ -117,7 +121,7 @@ impl Worker {
         for address in &settings.brokers {
             let url = BrokerUrl::parse(address.expose())?;
             let broker = broker::open(&url, &options).await?;
-            let mut sinks = celery_results(settings, &url).await?;
+            let mut sinks = celery::sinks(settings, (&url, &broker)).await?;
             if let Some(speaker) = speaker(&url) {
                 let (node, timeout) = (control::node_name(&identity.worker), options.connect_timeout);
                 let events = Events::new((speaker.celeryev)(&url, timeout)?, node.clone());
@@ -344,14 +348,13 @@ pub async fn run_once(
 /// A broker, and the sinks for its Celery tasks.
 type Source = (Broker, Vec<Arc<dyn EventSink>>);
 
-async fn celery_results(
-    settings: &Settings,
-    broker: &BrokerUrl,
-) -> Result<Vec<Arc<dyn EventSink>>, BackendError> {
-    let timeout = settings.connect_timeout.get();
-    let backend = Backend::open(settings.celery.result_backend.expose(), broker, timeout).await?;
-    let sink = |backend| -> Arc<dyn EventSink> { Arc::new(Results::new(backend)) };
-    Ok(backend.map(sink).into_iter().collect())
+/// Bounds on messages.
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        max_bytes: usize::try_from(settings.message.max_bytes.bytes()).unwrap_or(usize::MAX),
+        max_depth: settings.message.max_depth,
+        max_nodes: settings.message.max_nodes,
+    }
 }
 
 fn make_folder(path: &Path) -> Result<(), WorkerError> {
@@ -392,11 +395,7 @@ fn executor_settings(
         pool: machine::pool(&settings.resources),
         rules: settings.rules.clone(),
         queues: queues.to_vec(),
-        limits: Limits {
-            max_bytes: usize::try_from(settings.message.max_bytes.bytes()).unwrap_or(usize::MAX),
-            max_depth: settings.message.max_depth,
-            max_nodes: settings.message.max_nodes,
-        },
+        limits: limits(settings),
         retry: settings.retry.clone(),
         task_timeout: Some(worker.task_timeout.get()).filter(|limit| !limit.is_zero()),
         poison_limit: worker.poison_limit,

@@ -9,13 +9,14 @@ use lapin::{Connection, ConnectionProperties};
 use longshore::broker::{self, Broker, BrokerUrl, Delivery, Extended, Settled, Settlement};
 use longshore::celery::{Backend, Results};
 use longshore::events::{Event, EventData, EventSink, Notice};
-use longshore::task::celery::CeleryContext;
-use longshore::task::{ArgMap, Fence, QueueName, Task, TaskId};
+use longshore::task::celery::{CeleryContext, Signature};
+use longshore::task::{ArgMap, Fence, Limits, QueueName, Task, TaskId};
 
 use crate::contract::dock::{
     Amqp, Dock, LONG, PROMPT, assert_nothing_comes, bodies, fetch_one, fetch_within, message, queue, submit,
 };
 use crate::support::poll::eventually;
+use crate::support::redis::Redis;
 
 const LEASE: Duration = Duration::from_secs(2);
 
@@ -124,7 +125,7 @@ async fn a_callers_queue_gets_the_result_of_its_task_and_one_that_is_gone_is_no_
     let options = QueueDeclareOptions { auto_delete: true, ..QueueDeclareOptions::default() };
     channel.queue_declare("caller".into(), options, FieldTable::default()).await.unwrap();
     let backend = Backend::open("", &url, Duration::from_secs(10)).await.unwrap().unwrap();
-    let sink = Results::new(backend);
+    let sink = Results::new(backend, Limits::default());
     for reply_to in ["gone", "caller"] {
         let notice = succeeded(reply_to);
         assert!(sink.wants(notice.task.as_ref().unwrap()));
@@ -155,4 +156,40 @@ fn succeeded(reply_to: &str) -> Notice {
         data: EventData::Succeeded { exit_code: Some(0) },
     };
     Notice { event: Arc::new(event), task: Some(Arc::new(task)) }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_what_can_never_follow_a_failed_task_hears_of_it() {
+    let redis = Redis::start().await;
+    let broker = BrokerUrl::parse("amqp://localhost").unwrap();
+    let backend = Backend::open(&redis.url(), &broker, Duration::from_secs(10)).await.unwrap().unwrap();
+    let sink = Results::new(backend, Limits::default());
+    let signature = |id: &str| Signature {
+        task: "py.next".to_owned(),
+        immutable: false,
+        document: serde_json::json!({"task": "py.next", "options": {"task_id": id}}).to_string(),
+    };
+    let context = CeleryContext {
+        id: "t".to_owned(),
+        chain: vec![signature("next")],
+        chord: Some(signature("body")),
+        ..CeleryContext::default()
+    };
+    let mut notice = succeeded("nobody");
+    let mut task = Task::new("docker_run", ArgMap::new());
+    task.extra.insert(CeleryContext::KEY.to_owned(), context.to_value());
+    let event = Event { data: EventData::Dead { reason: "no chords".to_owned() }, ..(*notice.event).clone() };
+    notice.task = Some(Arc::new(task));
+    notice.event = Arc::new(event);
+    assert!(sink.wants(notice.task.as_ref().unwrap()));
+    sink.deliver(&[notice]).await.unwrap();
+    let mut connection = redis.connection().await;
+    for (id, class) in [("t", "InvalidTaskError"), ("next", "InvalidTaskError"), ("body", "ChordError")] {
+        let key = format!("celery-task-meta-{id}");
+        let told: String = ::redis::cmd("GET").arg(key).query_async(&mut connection).await.unwrap();
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((&told["status"], &told["task_id"]), (&"FAILURE".into(), &id.into()));
+        assert_eq!(told["result"]["exc_type"], class, "{told}");
+        assert!(told["result"]["exc_message"][0].as_str().unwrap().contains("no chords"), "{told}");
+    }
 }

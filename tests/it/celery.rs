@@ -1,12 +1,10 @@
 //! A worker in a Celery worker's place, seen by a real Celery client over a real RabbitMQ and over a real Redis.
 
-use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::process::Command;
 
+use crate::support::celery::Peer;
 use crate::support::docker::engine;
 use crate::support::longshore::Longshore;
 use crate::support::rabbitmq::RabbitMq;
@@ -16,22 +14,8 @@ const CLIENT_WITHIN: Duration = Duration::from_secs(150);
 
 /// What the client saw.
 async fn client(broker: &str, node: &str, backend: &str) -> Value {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    // The client of RabbitMQ has no library for Redis, as many have none.
-    let environment = if broker.starts_with("redis") { "redis" } else { "" };
-    let mut install = Command::new(tests.join("peer/celery/install"));
-    install.args(Some(environment).filter(|name| !name.is_empty()));
-    assert!(install.status().await.unwrap().success());
-    let folder = if environment.is_empty() { "celery".to_owned() } else { format!("celery-{environment}") };
-    let running = Command::new(tests.join(".cache").join(folder).join("bin/python"))
-        .arg(tests.join("peer/celery/client.py"))
-        .args([broker, node, backend])
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(CLIENT_WITHIN, running).await.expect("the client ends").unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    let peer = if broker.starts_with("redis") { Peer::of_redis().await } else { Peer::installed().await };
+    peer.ask(peer.python(&["client.py", broker, node, backend]), CLIENT_WITHIN).await
 }
 
 #[tokio::test]
@@ -108,4 +92,48 @@ async fn a_client_is_served(settings: &str, broker: &str, backend: &str) {
     // The AMQP client writes whole messages to its log, tokens and all.
     assert!(!worker.log().contains("io_loop"), "{}", worker.log());
     assert!(worker.end().await.success());
+}
+
+#[tokio::test]
+async fn its_queues_change_by_remote_control_and_what_was_revoked_outlasts_the_worker() {
+    let (rabbit, peer) = (RabbitMq::vhost().await, Peer::installed().await);
+    let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", rabbit.url()));
+    let (node, unborn) = ("longshore@quay", uuid::Uuid::now_v7().to_string());
+    let url = rabbit.url();
+    let ask = async |when: &str| {
+        peer.ask(peer.python(&["remote.py", &url, node, when, &unborn]), CLIENT_WITHIN).await
+    };
+    let mut worker = longshore.worker(&["-c", "1", "-n", "quay"]).await;
+    let seen = ask("before").await;
+    assert_eq!(seen["added"], json!([{ "ok": "add consumer late" }, { "ok": "add consumer late" }]));
+    assert!(seen["exchange"]["error"].as_str().unwrap().contains("bind the queue"), "{}", seen["exchange"]);
+    assert!(seen["unnamed"]["error"].as_str().unwrap().contains("queue"), "{}", seen["unnamed"]);
+    assert_eq!((&seen["ran"], &seen["queues"]), (&json!(["SUCCESS", null]), &json!(["celery", "late"])));
+    assert_eq!(
+        (&seen["canceled"], &seen["left"]),
+        (&json!({ "ok": "no longer consuming from late" }), &json!(["celery"]))
+    );
+    let fixed = seen["fixed"].as_array().unwrap();
+    assert_eq!(fixed[2], json!({ "error": "unknown task" }));
+    for (answer, remedy) in [
+        (&fixed[0], "-c"),
+        (&fixed[1], "-c"),
+        (&fixed[3], "worker.concurrency"),
+        (&fixed[4], "worker.task_timeout"),
+    ] {
+        assert!(answer["error"].as_str().unwrap().contains(remedy), "{answer}");
+    }
+    assert!(seen["memory"].as_str().unwrap().ends_with("MB"));
+    assert_eq!(seen["greeted"], json!([unborn, "told-by-another"]));
+
+    worker.kill();
+    // Another one, with nothing of the first one's on its disk.
+    let successor = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", rabbit.url()));
+    let _worker = successor.worker(&["-c", "1", "-n", "quay"]).await;
+    let seen = ask("after").await;
+    let revoked = seen["revoked"].as_array().unwrap();
+    assert!(revoked.contains(&json!(unborn)) && revoked.contains(&json!("told-by-another")), "{revoked:?}");
+    for which in ["unborn", "told"] {
+        assert_eq!(seen[which], json!(["REVOKED", "revoked: revoked"]));
+    }
 }

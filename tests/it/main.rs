@@ -5,7 +5,9 @@
 
 mod amqp;
 mod brokers_start;
+mod canvas;
 mod celery;
+mod celery_ends;
 mod celery_redis;
 mod chaos;
 mod cli;

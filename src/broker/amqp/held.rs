@@ -26,6 +26,8 @@ use crate::task::QueueName;
 #[derive(Default)]
 pub(super) struct Holds {
     all: Mutex<HashMap<u64, Arc<Held>>>,
+    /// How many leases of each message there are.
+    names: Mutex<HashMap<String, usize>>,
     next: AtomicU64,
     wake: Arc<Notify>,
     looks_at: Mutex<Option<Instant>>,
@@ -83,6 +85,7 @@ impl Holds {
             hands_off: Mutex::new(now + client.address.handoff_after),
             in_custody: Mutex::default(),
         });
+        *lock(&self.names).entry(held.identity.clone()).or_default() += 1;
         lock(&self.all).insert(key, held.clone());
         self.due_at(held.due());
         (held, until)
@@ -91,6 +94,10 @@ impl Holds {
     /// Whether a lease of that message stands here. One whose connection broke, or whose custody is over, does not: its
     /// message comes again, and is no second one of its name.
     pub(super) async fn holds(&self, identity: &str) -> bool {
+        // Most messages are new.
+        if !lock(&self.names).contains_key(identity) {
+            return false;
+        }
         let same = |held: &&Arc<Held>| held.identity == identity;
         let same: Vec<Arc<Held>> = lock(&self.all).values().filter(same).cloned().collect();
         for held in same {
@@ -118,7 +125,16 @@ impl Holds {
     }
 
     fn forget(&self, held: &Held) {
-        lock(&self.all).remove(&held.key);
+        if lock(&self.all).remove(&held.key).is_none() {
+            return;
+        }
+        let mut names = lock(&self.names);
+        if let Some(count) = names.get_mut(&held.identity) {
+            *count -= 1;
+            if *count == 0 {
+                names.remove(&held.identity);
+            }
+        }
     }
 }
 

@@ -64,6 +64,7 @@ fn open<'a>(url: &'a BrokerUrl, options: &'a OpenOptions) -> BoxFuture<'a, Resul
         let client = Arc::new_cyclic(|itself| Client {
             itself: itself.clone(),
             events_made: OnceCell::new(),
+            signals_made: OnceCell::new(),
             holds: Holds::default(),
             link,
             listener: Listener::default(),
@@ -103,6 +104,8 @@ struct Client {
     itself: Weak<Client>,
     /// Whether the exchange of events is surely there.
     events_made: OnceCell<()>,
+    /// Whether the exchange of signals is surely there.
+    signals_made: OnceCell<()>,
     link: Link,
     holds: Holds,
     listener: Listener,

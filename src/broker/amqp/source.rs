@@ -27,7 +27,7 @@ use super::link::{Declaration, close};
 use super::wire::{DUE, Original, short};
 use super::{Client, lock};
 use crate::broker::message::Lease;
-use crate::broker::{BrokerError, Delivery, MessageId, Source};
+use crate::broker::{BrokerError, Chosen, Delivery, Intake as Flow, MessageId, Source};
 use crate::cancel::CancelScope;
 use crate::task::QueueName;
 use crate::task::jsonpickle::KeyOrder;
@@ -35,6 +35,8 @@ use crate::task::jsonpickle::KeyOrder;
 /// Fetches for one client.
 pub(super) struct Fetcher {
     client: Arc<Client>,
+    /// What is fetched from.
+    queues: std::sync::Mutex<Vec<QueueName>>,
     intake: Mutex<Intake>,
     /// Counts fetches: whether one came since.
     fetches: AtomicU64,
@@ -76,6 +78,7 @@ impl Fetcher {
     pub(super) fn start(client: &Arc<Client>) -> Arc<Self> {
         let fetcher = Arc::new(Self {
             client: client.clone(),
+            queues: std::sync::Mutex::new(client.options.queues.clone()),
             intake: Mutex::default(),
             fetches: AtomicU64::new(0),
             idle: Arc::default(),
@@ -135,10 +138,9 @@ impl Fetcher {
         intake.prefetch = credit;
         let most = u16::try_from(credit).unwrap_or(u16::MAX);
         link.within("hand out work", channel.basic_qos(most, BasicQosOptions::default())).await?;
-        for queue in &self.client.options.queues {
-            if self.client.listener.is_paused(queue) {
-                continue;
-            }
+        let open = |queue: &QueueName| !self.client.listener.is_paused(queue);
+        let queues: Vec<QueueName> = lock(&self.queues).iter().filter(|queue| open(queue)).cloned().collect();
+        for queue in &queues {
             self.client.declare_work_queue(queue).await?;
             let consuming = channel.basic_consume(
                 short(queue.as_str()),
@@ -164,8 +166,7 @@ impl Fetcher {
             })));
         }
         // Its answer comes behind every delivery that was sent before: the best of what is there is known then.
-        for queue in self.client.options.queues.iter().filter(|queue| !self.client.listener.is_paused(queue))
-        {
+        for queue in &queues {
             let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let asked = channel.queue_declare(short(queue.as_str()), options, FieldTable::default());
             link.within("hand out work", asked).await?;
@@ -349,7 +350,7 @@ impl Intake {
 #[async_trait]
 impl Source for Fetcher {
     async fn fetch(&self, credit: usize, stop: &CancelScope) -> Result<Vec<Delivery>, BrokerError> {
-        if self.client.options.queues.is_empty() {
+        if self.client.options.queues.is_empty() && lock(&self.queues).is_empty() {
             return Err(BrokerError::Refused {
                 broker: self.client.name.clone(),
                 action: "hand out work",
@@ -368,6 +369,26 @@ impl Source for Fetcher {
 
     fn lease(&self) -> Duration {
         self.client.options.lease
+    }
+
+    fn queues(&self) -> Option<Vec<QueueName>> {
+        Some(lock(&self.queues).clone())
+    }
+
+    async fn choose(&self, queue: &QueueName, flow: Flow) -> Result<Chosen, BrokerError> {
+        if flow == Flow::Open {
+            self.client.declare_work_queue(queue).await?;
+        }
+        {
+            let mut queues = lock(&self.queues);
+            match (flow, queues.contains(queue)) {
+                (Flow::Open, false) => queues.push(queue.clone()),
+                (Flow::Paused, true) => queues.retain(|known| known != queue),
+                (Flow::Open, true) | (Flow::Paused, false) => return Ok(Chosen::Already),
+            }
+        }
+        self.client.listener.stir();
+        Ok(Chosen::Changed)
     }
 }
 

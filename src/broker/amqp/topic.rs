@@ -25,6 +25,10 @@ use crate::events::{Event, EventFilter, EventStart, cloudevent};
 use crate::task::{QueueName, TaskId};
 
 const EVENTS: &str = "longshore.events";
+/// The routing key of a message that tells of several events.
+const MANY: &str = "many";
+/// Most bytes of events in one message.
+const TOGETHER: usize = 64 << 10;
 const SIGNALS: &str = "longshore.signals";
 /// How long a cancel request stands for a task that is never met.
 const CANCELS_STAND: Duration = Duration::from_secs(7 * 86_400);
@@ -81,9 +85,14 @@ impl Listener {
         let mut ours = lock(&self.stopped);
         if *ours != stopped {
             *ours = stopped;
-            let now = self.pauses.fetch_add(1, Ordering::AcqRel) + 1;
-            self.paused.send_replace(now);
+            self.stir();
         }
+    }
+
+    /// Lets whoever fetches look again at what is to be fetched from.
+    pub(super) fn stir(&self) {
+        let now = self.pauses.fetch_add(1, Ordering::AcqRel) + 1;
+        self.paused.send_replace(now);
     }
 
     fn hear(&self, signal: Signal) {
@@ -113,6 +122,39 @@ impl Listener {
 fn plain(body: Vec<u8>) -> Original {
     let properties = BasicProperties::default().with_content_type("application/json".into());
     Original { properties, body: body.into() }
+}
+
+/// The messages that tell `events`: one alone by its kind and queue, and many in one message, since whoever follows takes
+/// all, and a busy worker would pay for each.
+fn together(events: &[Event]) -> Vec<(String, Original)> {
+    let mut messages = Vec::new();
+    let mut waiting: Vec<(&Event, Vec<u8>)> = Vec::new();
+    let mut flush = |waiting: &mut Vec<(&Event, Vec<u8>)>| match waiting.as_slice() {
+        [] => {}
+        [(event, _)] => {
+            let key = format!("{}.{}", event.kind().as_str(), event.queue);
+            messages.extend(waiting.drain(..).map(|(_, document)| (key.clone(), plain(document))));
+        }
+        _ => {
+            let documents: Vec<Vec<u8>> = waiting.drain(..).map(|(_, document)| document).collect();
+            messages.push((
+                MANY.to_owned(),
+                plain([b"[".as_slice(), documents.join(&b',').as_slice(), b"]"].concat()),
+            ));
+        }
+    };
+    let mut bytes = 0;
+    for event in events {
+        let document = cloudevent::encode(event);
+        bytes += document.len();
+        if bytes > TOGETHER && !waiting.is_empty() {
+            flush(&mut waiting);
+            bytes = document.len();
+        }
+        waiting.push((event, document));
+    }
+    flush(&mut waiting);
+    messages
 }
 
 fn written(value: &impl Serialize) -> Vec<u8> {
@@ -171,7 +213,11 @@ impl Client {
             Look::Keep
         })
         .await?;
-        *lock(&self.listener.cancels) = cancels;
+        let before = std::mem::replace(&mut *lock(&self.listener.cancels), cancels.clone());
+        // Asked for while nobody listened here.
+        for (task, reason) in cancels.into_iter().filter(|(task, _)| !before.contains_key(task)) {
+            let _ = self.listener.commands.send(Command::Cancel { task, reason });
+        }
         let mut stopped = BTreeSet::new();
         self.browse(Shelf::Paused, |original| {
             stopped
@@ -201,7 +247,7 @@ impl Client {
     }
 
     async fn signal(&self, signal: &Signal) -> Result<(), BrokerError> {
-        self.link.exchange(SIGNALS, ExchangeKind::Fanout).await?;
+        self.signals_made.get_or_try_init(|| self.link.exchange(SIGNALS, ExchangeKind::Fanout)).await?;
         self.link.announce(SIGNALS, "", &plain(written(signal))).await
     }
 
@@ -255,9 +301,7 @@ impl Client {
 #[async_trait]
 impl Topic for Client {
     async fn publish(&self, events: &[Event]) -> Result<(), BrokerError> {
-        let key = |event: &Event| format!("{}.{}", event.kind().as_str(), event.queue);
-        let messages: Vec<_> =
-            events.iter().map(|event| (key(event), plain(cloudevent::encode(event)))).collect();
+        let messages = together(events);
         self.events_made.get_or_try_init(|| self.link.exchange(EVENTS, ExchangeKind::Topic)).await?;
         self.link.announce_all(EVENTS, messages).await
     }
@@ -277,20 +321,25 @@ impl Topic for Client {
     ) -> Result<BoxStream<'static, Result<Event, BrokerError>>, BrokerError> {
         let hearing = self.subscribe(EVENTS, ExchangeKind::Topic, "#").await?;
         let name = self.name.clone();
-        let events = unfold(Some(hearing), move |hearing| {
+        let told = unfold(Some(hearing), move |hearing| {
             let name = name.clone();
             async move {
                 let (channel, mut consumer) = hearing?;
                 let Some(Ok(wired)) = consumer.next().await else {
                     let reason = "the connection broke".to_owned();
-                    return Some((Err(BrokerError::Unavailable { broker: name, reason }), None));
+                    return Some((vec![Err(BrokerError::Unavailable { broker: name, reason })], None));
                 };
-                let event = cloudevent::decode(&wired.data)
-                    .map_err(|error| BrokerError::Corrupt { broker: name, reason: error.to_string() });
-                Some((event, Some((channel, consumer))))
+                let events = match cloudevent::decode_all(&wired.data) {
+                    Ok(events) => events.into_iter().map(Ok).collect(),
+                    Err(error) => {
+                        vec![Err(BrokerError::Corrupt { broker: name, reason: error.to_string() })]
+                    }
+                };
+                Some((events, Some((channel, consumer))))
             }
         });
-        Ok(events
+        Ok(told
+            .flat_map(stream::iter)
             .filter(move |event| {
                 let wanted = event.as_ref().map_or(true, |event| filter.matches(event));
                 async move { wanted }
@@ -333,6 +382,11 @@ impl Topic for Client {
         }
         // It may have been forgotten a moment ago: the shelf knows.
         self.cancels_on_shelf(task, Look::Keep).await
+    }
+
+    async fn cancels(&self) -> Result<Vec<TaskId>, BrokerError> {
+        self.listen().await?;
+        Ok(lock(&self.listener.cancels).keys().cloned().collect())
     }
 
     async fn forget_cancel(&self, task: &TaskId) -> Result<(), BrokerError> {

@@ -182,6 +182,9 @@ pub(super) fn original(submission: &Submission) -> Original {
             table.insert(name, to_amqp(value));
         }
     }
+    if let Some(correlation) = &submission.properties.correlation_id {
+        return foreign(submission, table, correlation);
+    }
     let now = Timestamp::now();
     table.insert(ShortString::from(SUBMITTED), AMQPValue::LongLongInt(now.as_millisecond()));
     table.insert(ShortString::from(TASK), long(submission.task.as_str()));
@@ -195,6 +198,21 @@ pub(super) fn original(submission: &Submission) -> Original {
     if let Some(encoding) = &submission.content_encoding {
         properties = properties.with_content_encoding(short(encoding));
     }
+    Original { properties, body: submission.body.clone() }
+}
+
+/// Another's message as Celery's producers send one; its headers tell who it is.
+fn foreign(submission: &Submission, table: BTreeMap<ShortString, AMQPValue>, correlation: &str) -> Original {
+    let asked = &submission.properties;
+    let encoding = submission.content_encoding.as_deref().unwrap_or("utf-8");
+    let properties = BasicProperties::default()
+        .with_headers(FieldTable::from(table))
+        .with_delivery_mode(2)
+        .with_content_type(short(&submission.content_type))
+        .with_content_encoding(short(encoding))
+        .with_priority(asked.priority.unwrap_or(0))
+        .with_correlation_id(short(correlation))
+        .with_reply_to(short(asked.reply_to.as_deref().unwrap_or_default()));
     Original { properties, body: submission.body.clone() }
 }
 

@@ -144,21 +144,33 @@ pub(super) fn of_priority(priority: Priority) -> u8 {
     LAST - priority.get().min(LAST)
 }
 
+/// The number that kombu has for the priority of `submission`: that of another's message is in its words already.
+pub(super) fn priority_of(submission: &Submission) -> u8 {
+    submission.properties.priority.unwrap_or_else(|| of_priority(submission.priority))
+}
+
 /// Writes `submission` with the delivery tag `tag`.
 pub(super) fn of_submission(submission: &Submission, tag: &str) -> String {
+    let mut properties = json!({
+        "delivery_mode": 2,
+        "delivery_info": { "exchange": "", "routing_key": submission.queue },
+        "priority": priority_of(submission),
+        "body_encoding": "base64",
+        "delivery_tag": tag,
+    });
+    let asked = &submission.properties;
+    if let Some(correlation_id) = &asked.correlation_id {
+        properties["correlation_id"] = correlation_id.as_str().into();
+        properties["reply_to"] = asked.reply_to.as_deref().unwrap_or_default().into();
+    } else {
+        properties[OWN] = json!({ "task": submission.task, "submitted": Timestamp::now().as_millisecond() });
+    }
     json!({
         "body": STANDARD.encode(&submission.body),
         "content-encoding": submission.content_encoding,
         "content-type": submission.content_type,
         "headers": submission.headers,
-        "properties": {
-            "delivery_mode": 2,
-            "delivery_info": { "exchange": "", "routing_key": submission.queue },
-            "priority": of_priority(submission.priority),
-            "body_encoding": "base64",
-            "delivery_tag": tag,
-            OWN: { "task": submission.task, "submitted": Timestamp::now().as_millisecond() },
-        },
+        "properties": properties,
     })
     .to_string()
 }

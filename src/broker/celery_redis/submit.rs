@@ -34,7 +34,7 @@ impl Client {
             let tag = Uuid::now_v7().to_string();
             call.push(self.stem(&submission.queue));
             call.push(queue);
-            call.push(self.kombu.list(queue, envelope::of_priority(submission.priority)));
+            call.push(self.kombu.list(queue, envelope::priority_of(submission)));
             // Rounded up: nothing may go before its time.
             call.push(submission.not_before.map_or(0, |at| at.as_microsecond().div_euclid(1_000) + 1));
             call.push(&submission.dedup_id);

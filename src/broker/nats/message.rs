@@ -155,6 +155,7 @@ mod tests {
             content_type: "text/plain\r\nEvil: 1".to_owned(),
             content_encoding: None,
             headers: BTreeMap::from([("note".to_owned(), serde_json::json!({"k": "a\nb"}))]),
+            properties: crate::task::message::Properties::default(),
             dedup_id: "a.0.0".to_owned(),
             not_before: None,
             expires: None,

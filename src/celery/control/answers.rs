@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::Control;
 use crate::ledger::{Live, LivePhase};
-use crate::task::TaskId;
 use crate::task::celery::TASKS;
+use crate::task::{QueueName, TaskId};
 
 /// Whether Celery calls such an attempt active.
 pub(super) fn is_active(live: &Live) -> bool {
@@ -21,6 +21,32 @@ pub(super) fn is_reserved(live: &Live) -> bool {
 /// An answer that says why not.
 pub(super) fn refused(reason: &str) -> Value {
     json!({ "error": reason })
+}
+
+/// The answer to a request for what is fixed here. Celery's own words for a task that is not known.
+pub(super) fn fixed(method: &str, arguments: &serde_json::Map<String, Value>) -> Value {
+    let task = arguments.get("task_name").and_then(Value::as_str).unwrap_or_default();
+    match method {
+        "rate_limit" | "time_limit" if !TASKS.iter().any(|(name, _)| *name == task) => {
+            refused("unknown task")
+        }
+        "rate_limit" => {
+            refused("this worker limits no rates: its lanes bound what runs (worker.concurrency)")
+        }
+        "time_limit" => refused(
+            "a task's limits are those of its message: send it with others, or set worker.task_timeout",
+        ),
+        _ => refused("the lanes of this worker are those of its start: start it with another -c"),
+    }
+}
+
+/// The memory that this process has resident, as Celery prints it.
+pub(super) fn memory() -> Value {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages: Option<u64> = pages.and_then(|text| text.split(' ').nth(1)?.parse().ok());
+    // Pages of 4 KiB, as on every machine that this is built for.
+    let tenths = pages.map(|pages| pages * 4_096 / 100_000);
+    tenths.map_or(Value::Null, |tenths| format!("{}.{}MB", tenths / 10, tenths % 10).into())
 }
 
 /// The Celery tasks that are known here.
@@ -100,7 +126,7 @@ impl Control {
     }
 
     pub(super) fn report(&self) -> Value {
-        let queues: Vec<&str> = self.about.queues.iter().map(AsRef::as_ref).collect();
+        let queues: Vec<String> = self.queues().iter().map(ToString::to_string).collect();
         let text = format!(
             "software -> longshore:{}\nbroker -> {}\nqueues -> {}\nslots -> {}\n",
             env!("CARGO_PKG_VERSION"),
@@ -133,7 +159,12 @@ impl Control {
                 "no_ack": false,
             })
         };
-        self.about.queues.iter().map(|name| queue(name.as_ref())).collect()
+        self.queues().iter().map(|name| queue(name.as_str())).collect()
+    }
+
+    /// What it fetches from now.
+    fn queues(&self) -> Vec<QueueName> {
+        self.broker.source.queues().unwrap_or_else(|| self.about.queues.clone())
     }
 }
 

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::event::{Events, Switch};
 use crate::broker::celery::Pidbox;
-use crate::broker::{Broker, Command};
+use crate::broker::{Broker, Chosen, Command, Intake};
 use crate::cancel::CancelScope;
 use crate::ledger::Ledger;
 use crate::lifecycle::{LifePhase, Lifecycle};
@@ -139,6 +139,10 @@ impl Control {
 
     /// Hears and answers until `stop` ends.
     pub async fn run(self, stop: CancelScope) {
+        tokio::select! {
+            () = self.recall() => {}
+            _ = stop.canceled() => return,
+        }
         while !stop.is_canceled() {
             let hearing = async {
                 match self.pidbox.requests().await {
@@ -197,9 +201,16 @@ impl Control {
             "clock" => json!({ "clock": self.clock() }),
             "active_queues" => self.active_queues(),
             "revoke" => self.revoke(arguments).await,
-            "add_consumer" | "cancel_consumer" => answers::refused(
-                "the queues of this worker are those of its start: start it with others, or pause the queue by longshore queue pause",
-            ),
+            "add_consumer" => self.consume(arguments, Intake::Open).await,
+            "cancel_consumer" => self.consume(arguments, Intake::Paused).await,
+            "pool_grow" | "pool_shrink" | "autoscale" | "rate_limit" | "time_limit" => {
+                answers::fixed(method, arguments)
+            }
+            "memsample" => answers::memory(),
+            "heartbeat" => {
+                self.events.alive(&self.ledger).await;
+                Value::Null
+            }
             "enable_events" => self.switch(Switch::On),
             "disable_events" => self.switch(Switch::Off),
             "shutdown" => {
@@ -218,6 +229,32 @@ impl Control {
         json!({ "ok": format!("task events {already}{word}") })
     }
 
+    /// Takes work from a queue from now on, or no more.
+    async fn consume(&self, arguments: &Map<String, Value>, intake: Intake) -> Value {
+        let text = |name: &str| arguments.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let queue = match QueueName::new(text("queue").unwrap_or_default()) {
+            Ok(queue) => queue,
+            Err(error) => return answers::refused(&format!("the argument queue: {error}")),
+        };
+        if text("exchange").is_some_and(|exchange| exchange != queue.as_str()) {
+            return answers::refused(
+                "queues are read here, not exchanges: bind the queue to the exchange at the broker first",
+            );
+        }
+        match (self.broker.source.choose(&queue, intake).await, intake) {
+            (Ok(Chosen::Changed | Chosen::Already), Intake::Open) => {
+                json!({ "ok": format!("add consumer {queue}") })
+            }
+            (Ok(Chosen::Changed | Chosen::Already), Intake::Paused) => {
+                json!({ "ok": format!("no longer consuming from {queue}") })
+            }
+            (Ok(Chosen::Fixed), _) => {
+                answers::refused("the queues of this worker are those of its start: start it with others")
+            }
+            (Err(error), _) => answers::refused(&error.to_string()),
+        }
+    }
+
     fn clock(&self) -> u64 {
         self.memory.clock.load(Ordering::Relaxed)
     }
@@ -234,6 +271,7 @@ impl Control {
         let running: Vec<&TaskId> = ids.iter().filter(|id| self.ledger.find(id).is_some()).collect();
         let running = running.into_iter().cloned().collect::<Vec<_>>();
         for id in &ids {
+            self.remember(id);
             self.cancel(id).await;
         }
         if arguments.get("terminate") == Some(&Value::Bool(true)) {
@@ -246,11 +284,12 @@ impl Control {
         }
     }
 
+    /// Whether the task was not known to be revoked.
+    fn remember(&self, id: &TaskId) -> bool {
+        self.memory.revoked.lock().unwrap_or_else(PoisonError::into_inner).add(id)
+    }
+
     async fn cancel(&self, id: &TaskId) {
-        let new = self.memory.revoked.lock().unwrap_or_else(PoisonError::into_inner).add(id);
-        if !new {
-            return;
-        }
         let command = Command::Cancel { task: id.clone(), reason: "revoked through Celery".to_owned() };
         if let Err(error) = self.broker.topic.command(command).await {
             tracing::warn!(task = %id, %error, "a revoked task could not be canceled: it is asked for again");
@@ -260,13 +299,29 @@ impl Control {
         }
     }
 
+    /// What was revoked before this process began stands at the broker.
+    async fn recall(&self) {
+        match self.broker.topic.cancels().await {
+            Ok(revoked) => {
+                for id in &revoked {
+                    self.remember(id);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "what was revoked earlier cannot be asked for"),
+        }
+    }
+
     /// Another worker starts, and tells what it knows to be revoked.
     async fn greeted(&self, arguments: &Map<String, Value>) -> Option<Value> {
         if arguments.get("from_node").and_then(Value::as_str) == Some(self.about.node.as_str()) {
             return None;
         }
+        // Others that heard the same have put it down meanwhile.
+        self.recall().await;
         for id in ids(arguments.get("revoked")) {
-            self.cancel(&id).await;
+            if self.remember(&id) {
+                self.cancel(&id).await;
+            }
         }
         Some(json!({ "revoked": self.revoked(), "clock": self.clock() }))
     }

@@ -1,4 +1,5 @@
-//! The arguments of the tasks that are ours: Python's positions and keywords, as the named arguments of `docker_run`.
+//! The arguments of the tasks that are ours: Python's positions and keywords, as the named arguments of `docker_run`; those
+//! of longshore's own probe stay as they are.
 //!
 //! Written by [`arguments`]: `image`, `pull` (`always`, `missing` or `never`), `entrypoint` (a list), `container_args` (a
 //! list), `volumes` (a map in docker-py's form, or a list of volumes), `remove_container`, `stream_connectors` (a
@@ -19,8 +20,20 @@ use crate::task::{Arg, ArgMap};
 pub enum Callee {
     /// `docker_run(image, pull_image=True, entrypoint=None, container_args=None, volumes=None, remove_container=True, **kwargs)`
     DockerRun,
+    /// `ping(payload=None, **kwargs)`: longshore's own probe, which does nothing or as its arguments say.
+    Ping,
     /// `run(**kwargs)` of slicer_cli_web: the same keywords, and progress tags in the container's standard output.
     DirectDockerRun,
+}
+
+impl Callee {
+    /// The task kind that runs it.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::DockerRun | Self::DirectDockerRun => "docker_run",
+            Self::Ping => "longshore.ping",
+        }
+    }
 }
 
 /// The argument that names a filter for the container's standard output.
@@ -44,6 +57,12 @@ pub(super) fn arguments(
     let mut call =
         Call { given: named(request, callee)?, reader: Reader::new(document, volumes, Part::Body, budget) };
     let mut args = ArgMap::new();
+    if callee == Callee::Ping {
+        for Given { name, path, node } in std::mem::take(&mut call.given) {
+            args.insert(name, call.reader.argument(node, &path)?);
+        }
+        return Ok(args);
+    }
     args.insert("image".to_owned(), call.image()?);
     args.insert("pull".to_owned(), call.pull());
     call.entrypoint()?.map(|arg| args.insert("entrypoint".to_owned(), arg));
@@ -75,6 +94,7 @@ fn named(request: &Request, callee: Callee) -> Result<Vec<Given<'_>>, DecodeErro
     let positional = document.items(&request.args).unwrap_or_default();
     let positions = match callee {
         Callee::DockerRun => POSITIONS,
+        Callee::Ping => &["payload"],
         Callee::DirectDockerRun => &[],
     };
     if positional.len() > positions.len() {

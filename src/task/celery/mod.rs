@@ -2,11 +2,12 @@
 //!
 //! Owns the table of task names, and what turns a message into a [`Task`]: protocol and body ([`request`]), Celery's own
 //! facts ([`context`]), Girder's headers ([`girder`]), arguments ([`call`], [`value`]), transforms ([`transform`]) and
-//! volumes ([`volume`]). Only data: a class or task name selects a row of a table here, or the message is refused.
+//! volumes ([`volume`]); and what turns its canvas into the messages that follow it ([`canvas`]). Only data: a class or task name selects a row of a table here, or the message is refused.
 //! Does not answer anybody; the bridge does, with what [`context`] says.
 
 mod attributes;
 pub mod call;
+pub mod canvas;
 mod compression;
 pub mod context;
 mod girder;
@@ -15,6 +16,7 @@ mod transform;
 mod value;
 mod volume;
 
+pub use canvas::unsupported;
 pub use context::{CeleryContext, Signature, TimeLimit};
 pub use girder::hook_documents;
 pub use request::Request;
@@ -34,6 +36,7 @@ use call::Callee;
 pub const TASKS: &[(&str, Callee)] = &[
     ("girder_worker.docker.tasks.docker_run", Callee::DockerRun),
     ("slicer_cli_web.girder_worker_plugin.direct_docker_run.run", Callee::DirectDockerRun),
+    ("longshore.ping", Callee::Ping),
 ];
 
 /// Decodes a Celery message. Its own facts stand in the task's `extra["celery"]` as a [`CeleryContext`].
@@ -54,7 +57,7 @@ pub fn decode(message: &RawMessage, limits: &Limits) -> Result<Decoded, DecodeEr
     let mut volumes = volume::Volumes::default();
     let budget = value::Budget::new(limits);
     let args = call::arguments(&request, callee, &mut volumes, &budget)?;
-    let mut task = Task::new("docker_run", args);
+    let mut task = Task::new(callee.kind(), args);
     task.id = TaskId::new(context.id.clone()).map_err(|error| wrong("id", &error.to_string()))?;
     if let Some(queue) = message.queue.as_deref().and_then(|queue| QueueName::new(queue).ok()) {
         task.queue = queue;
@@ -87,24 +90,6 @@ pub fn refused(message: &RawMessage, limits: &Limits) -> Option<Task> {
     task.girder = girder;
     task.extra.insert(CeleryContext::KEY.to_owned(), context.to_value());
     Some(task)
-}
-
-/// Why a decoded task cannot be run as its sender means it: what is to follow it would be dropped.
-pub fn unsupported(task: &Task) -> Option<String> {
-    let context = CeleryContext::of(task)?;
-    let parts = [
-        ("a chain", context.chain.is_empty()),
-        ("callbacks", context.callbacks.is_empty()),
-        ("errbacks", context.errbacks.is_empty()),
-        ("a chord", context.chord.is_none()),
-    ];
-    let asked: Vec<&str> = parts.iter().filter(|(_, absent)| !absent).map(|(name, _)| *name).collect();
-    (!asked.is_empty()).then(|| {
-        format!(
-            "canvas not supported: the message asks for {}, which this worker does not call; send its tasks one by one",
-            asked.join(" and ")
-        )
-    })
 }
 
 /// Refuses serializers whose reading runs code of the sender.

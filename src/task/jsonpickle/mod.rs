@@ -12,8 +12,10 @@ mod payload;
 mod text;
 
 pub use decode::{KeyOrder, KeyText, Rules, decode};
-pub use encode::encode;
+pub use encode::{EncodeError, encode};
 pub use payload::{Date, DateTime, Offset, Time, TimeDelta};
+
+use std::collections::HashMap;
 
 use serde_json::Number;
 
@@ -108,6 +110,48 @@ impl Instance {
 }
 
 impl Document {
+    /// A document that holds nothing.
+    pub fn new() -> Self {
+        Self { root: Node::Null, objects: Vec::new() }
+    }
+    /// Takes over all of `other`; the node that stands here for its root.
+    pub fn adopt(&mut self, other: Document) -> Node {
+        let by = self.objects.len();
+        let mut further = |node: Node| node.changed(&mut |index| index + by);
+        let objects: Vec<Object> =
+            other.objects.into_iter().map(|object| object.changed(&mut further)).collect();
+        let root = further(other.root);
+        self.objects.extend(objects);
+        root
+    }
+    /// A copy of what `node` stands for that shares nothing with it: written beside it, it refers to none of it.
+    pub fn copied(&mut self, node: &Node) -> Node {
+        let mut places: HashMap<usize, usize> = HashMap::new();
+        let mut found = Vec::new();
+        let next = self.objects.len();
+        // No recursion: references may lead as deep as a message is long.
+        let mut place = |index: usize, found: &mut Vec<usize>| {
+            *places.entry(index).or_insert_with(|| {
+                found.push(index);
+                next + found.len() - 1
+            })
+        };
+        let copy = node.clone().changed(&mut |index| place(index, &mut found));
+        let mut seen = 0;
+        while let Some(index) = found.get(seen).copied() {
+            let object = self.objects[index].clone();
+            let copied = object.changed(&mut |node| node.changed(&mut |index| place(index, &mut found)));
+            self.objects.push(copied);
+            seen += 1;
+        }
+        copy
+    }
+    /// The same with the entries of maps and instances in the order of their names.
+    #[must_use]
+    pub fn sorted(&self) -> Self {
+        let objects = self.objects.iter().cloned().map(Object::sorted).collect();
+        Self { root: self.root.clone(), objects }
+    }
     /// The object with this index.
     ///
     /// # Panics
@@ -202,7 +246,67 @@ impl Document {
     }
 }
 
+impl Default for Document {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Object {
+    /// The object with each node in it changed.
+    fn changed(self, change: &mut dyn FnMut(Node) -> Node) -> Self {
+        let mut change = |node: Node| change(node);
+        match self {
+            Self::List(items) => Self::List(items.into_iter().map(change).collect()),
+            Self::Dict(entries) => {
+                Self::Dict(entries.into_iter().map(|(key, value)| (change(key), change(value))).collect())
+            }
+            Self::Instance(Instance { class, attributes, items, arguments, state }) => {
+                Self::Instance(Instance {
+                    class,
+                    items: items.into_iter().map(&mut change).collect(),
+                    arguments: arguments.into_iter().map(&mut change).collect(),
+                    attributes: attributes.into_iter().map(|(name, value)| (name, change(value))).collect(),
+                    state: state.map(change),
+                })
+            }
+            Self::Reduce(parts) => Self::Reduce(parts.into_iter().map(change).collect()),
+            Self::DateTime(_)
+            | Self::Date(_)
+            | Self::Time(_)
+            | Self::ObjectId(_)
+            | Self::Uuid(_)
+            | Self::Pattern(_) => self,
+        }
+    }
+
+    fn sorted(mut self) -> Self {
+        match &mut self {
+            Self::Dict(entries) => entries.sort_by(|(a, _), (b, _)| a.text().cmp(&b.text())),
+            Self::Instance(instance) => instance.attributes.sort_by(|(a, _), (b, _)| a.cmp(b)),
+            Self::List(_)
+            | Self::Reduce(_)
+            | Self::DateTime(_)
+            | Self::Date(_)
+            | Self::Time(_)
+            | Self::ObjectId(_)
+            | Self::Uuid(_)
+            | Self::Pattern(_) => {}
+        }
+        self
+    }
+}
+
 impl Node {
+    /// The node with the indices that it holds changed.
+    fn changed(self, change: &mut dyn FnMut(usize) -> usize) -> Self {
+        match self {
+            Self::Shared(index) => Self::Shared(change(index)),
+            Self::Tuple(items) => Self::Tuple(items.into_iter().map(|item| item.changed(change)).collect()),
+            Self::Set(items) => Self::Set(items.into_iter().map(|item| item.changed(change)).collect()),
+            other => other,
+        }
+    }
     /// The text, if it is one that UTF-8 can express.
     pub fn text(&self) -> Option<&str> {
         match self {

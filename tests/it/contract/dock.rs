@@ -13,6 +13,7 @@ use longshore::broker::{
 use longshore::cancel::{CancelReason, CancelScope};
 use longshore::sqlite::Database;
 use longshore::store::{self, ResultStore};
+use longshore::task::message::Properties;
 use longshore::task::{Priority, QueueName, TaskId};
 use tempfile::TempDir;
 
@@ -171,6 +172,7 @@ pub(crate) fn message(name: &str) -> Submission {
         content_type: "application/json".to_owned(),
         content_encoding: None,
         headers: std::collections::BTreeMap::new(),
+        properties: Properties::default(),
         dedup_id: format!("{name}.0.0"),
         not_before: None,
         expires: None,

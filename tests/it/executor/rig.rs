@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use longshore::broker::{self, Broker, BrokerUrl, OpenOptions, Pool, Submission};
 use longshore::cancel::CancelReason;
+use longshore::celery::Successors;
 use longshore::config::types::OnDrainTimeout;
 use longshore::crew::Crew;
 use longshore::error::TaskError;
@@ -18,6 +19,7 @@ use longshore::executor::{Executor, Parts, Settings};
 use longshore::handler::{Admit, Attempt, Demand, Handler, Identity, Remains, Slot, Spool, Staged, spooled};
 use longshore::ledger::Ledger;
 use longshore::lifecycle::{LifePhase, Lifecycle};
+use longshore::ping::Ping;
 use longshore::retry::RetryPolicy;
 use longshore::store::journal::Journal;
 use longshore::store::{self, Record, ResultStore, Retention};
@@ -264,7 +266,7 @@ impl Rig {
     pub(crate) fn start(&self, name: &str, handler: &Scripted, settings: Settings) -> Running {
         let (lifecycle, crew) = (Lifecycle::new(), Crew::new());
         let sinks: Vec<Arc<dyn EventSink>> =
-            vec![Arc::new(Subject::new(self.broker.topic.clone())), self.moody.clone()];
+            vec![Arc::new(Subject::new(self.broker.topic.clone())), self.moody.clone(), self.successors()];
         let identity = Identity {
             worker: name.into(),
             instance: name.into(),
@@ -275,13 +277,18 @@ impl Rig {
             settings,
             sources: vec![(self.broker.clone(), Bus::new(sinks, 1_000.0, crew.clone()))],
             store: self.store.clone(),
-            handlers: vec![Arc::new(handler.clone())],
+            handlers: vec![Arc::new(handler.clone()), Arc::new(Ping)],
             identity,
             ledger: Ledger::new(),
             lifecycle: lifecycle.clone(),
             crew,
         });
         Running { executor, lifecycle }
+    }
+
+    fn successors(&self) -> Arc<dyn EventSink> {
+        let default_queue = QueueName::new("celery").unwrap();
+        Arc::new(Successors::new(self.broker.clone(), default_queue, Limits::default()))
     }
 
     pub(crate) async fn submit(&self, task: &Task) {

@@ -1,0 +1,111 @@
+//! Chains, callbacks and errbacks of a real Celery producer: longshore runs a task, a Python worker what follows it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::celery::Peer;
+use crate::support::docker::engine;
+use crate::support::longshore::Longshore;
+use crate::support::process::tied_to_this_thread;
+use crate::support::rabbitmq::RabbitMq;
+
+const CLIENT_WITHIN: Duration = Duration::from_secs(110);
+
+/// The environment of `tests/peer/celery/tasks.py`.
+fn noting<'c>(command: &'c mut Command, rabbit: &RabbitMq, notes: &Path) -> &'c mut Command {
+    command.env("PEER_BROKER", rabbit.url()).env("PEER_NOTES", notes)
+}
+
+/// A Python worker of the queue `celery`; dropping it kills it.
+struct PythonWorker(std::process::Child);
+
+impl PythonWorker {
+    fn start(peer: &Peer, rabbit: &RabbitMq, notes: &Path) -> Self {
+        let mut command = peer.python(&Self::arguments("tasks"));
+        noting(&mut command, rabbit, notes);
+        Self::run(&command)
+    }
+
+    fn arguments(app: &str) -> [&str; 11] {
+        ["-m", "celery", "-A", app, "worker", "-P", "solo", "-n", "peer@here", "-l", "warning"]
+    }
+
+    fn run(command: &Command) -> Self {
+        let folder = command.get_current_dir().unwrap();
+        Self(tied_to_this_thread(command).current_dir(folder).env("C_FORCE_ROOT", "1").spawn().unwrap())
+    }
+}
+
+impl Drop for PythonWorker {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn what_follows_a_task_runs_in_a_python_worker_as_from_celery_itself() {
+    let (rabbit, peer) = (RabbitMq::vhost().await, Peer::installed().await);
+    let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", rabbit.url()));
+    let notes = longshore.folder().join("notes");
+    let _worker = longshore.worker(&["-Q", "ships", "-c", "2", "-n", "quay"]).await;
+    let _python = PythonWorker::start(&peer, &rabbit, &notes);
+    let mut client = peer.python(&["canvas.py", "ships"]);
+    noting(&mut client, &rabbit, &notes);
+    let seen = peer.ask(client, CLIENT_WITHIN).await;
+
+    assert_eq!(seen["chain"], json!(["second"]), "an immutable one got the result of the one before: {seen}");
+    assert_eq!(seen["first"], json!([null, "first"]));
+    assert_eq!(seen["two of ours"], json!([null, "after two"]));
+    assert_eq!(seen["group"], json!([[null, "g1"], [null, "g2"]]));
+
+    let noted = |call: &Value, text: &str| call["args"].as_array().unwrap().last() == Some(&json!(text));
+    let calls = seen["noted"].as_array().unwrap_or_else(|| panic!("{seen}"));
+    let find = |text: &str| {
+        calls.iter().find(|call| noted(call, text)).unwrap_or_else(|| panic!("no {text} in {calls:?}"))
+    };
+    let (one, inner, outer) = (find("one"), find("inner"), find("outer"));
+    let parent = &seen["called"][0];
+    assert_eq!((&one["args"], &one["parent"], &one["root"]), (&json!([null, "one"]), parent, parent));
+    assert_eq!((&inner["args"], &inner["parent"]), (&json!([null, "inner"]), parent));
+    assert_eq!((&outer["args"], &outer["parent"]), (&json!([[null, "inner"], "outer"]), &inner["id"]));
+    assert_eq!(&outer["root"], parent);
+    assert_eq!(seen["called"][2], json!([one["group"]]), "its children");
+    assert_eq!((&outer["group"], &inner["group"]), (&one["group"], &Value::Null));
+
+    // The chain's last one fails for its caller, too, and the errback got the id of the failed one.
+    assert!(seen["failed"][1].as_str().unwrap().starts_with("LongshoreError"), "{}", seen["failed"]);
+    let [mourned] = &seen["mourned"].as_array().unwrap()[..] else { panic!("{}", seen["mourned"]) };
+    assert_eq!((&mourned["args"], &mourned["parent"]), (&json!([seen["failed"][0]]), &seen["failed"][0]));
+
+    assert_eq!(seen["old"], Value::Null);
+    assert_eq!(seen["noted of old"][0]["args"], json!([null, "old"]));
+    let refused = seen["chord"].as_str().unwrap();
+    assert!(
+        refused.starts_with("InvalidTaskError: canvas not supported") && refused.contains("a chord"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn girder_worker_runs_what_follows_in_its_own_serializer() {
+    engine().await;
+    let (rabbit, peer) = (RabbitMq::vhost().await, Peer::girder().await);
+    let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", rabbit.url()));
+    let _worker = longshore.worker(&["-Q", "ships", "-c", "2", "-n", "quay"]).await;
+    let mut python = peer.python(&PythonWorker::arguments("girder_worker.app"));
+    python.env("GIRDER_WORKER_BROKER", rabbit.url());
+    let _python = PythonWorker::run(&python);
+    let mut client = peer.python(&["chain.py", "ships"]);
+    client.env("GIRDER_WORKER_BROKER", rabbit.url());
+    let seen = peer.ask(client, CLIENT_WITHIN).await;
+    assert_eq!(seen["first"], json!([null, "SUCCESS"]));
+    assert_eq!(
+        seen["second"],
+        json!(["DockerException: Non-zero exit code from docker container (3).", "FAILURE"])
+    );
+}
