@@ -1,6 +1,6 @@
 # Everything a person does here by hand. `make` lists it. CARGO_TARGET_DIR is honoured throughout.
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos fuzz lint fmt
+.PHONY: help demo test long bench chaos fuzz lint fmt
 
 shell_scripts := scripts/* .ci/run tests/it/support/rabbitmq-node tests/it/support/shared-server tests/peer/celery/install tests/peer/girder/install tests/peer/girder/start bench/peers/install bench/peers/leash
 nextest_profile := $(if $(CI),ci,default)
@@ -18,6 +18,10 @@ demo: ## install what is missing, build, and run a container task through the qu
 test: ## install what the tests need and run all of them on real servers
 	@scripts/test-servers
 	cargo nextest run --profile $(nextest_profile)
+
+long: ## run the tests that wait for minutes
+	@scripts/test-servers
+	cargo nextest run --profile long
 
 bench: ## measure against the machine's limits and the Python worker; bench/README.md tells how to read it
 	@scripts/c-compiler

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in the functions that tests share")]
 
 mod amqp;
+mod amqp_queues;
 mod brokers_start;
 mod canvas;
 mod celery;
@@ -19,8 +20,10 @@ mod executor;
 mod girder;
 mod girder_starts;
 mod interop;
+mod kills;
 mod layering;
 mod nats;
+mod patience;
 mod pipeline;
 mod redis;
 mod sqlite;

@@ -71,6 +71,7 @@ pub(crate) struct Producer {
     _connection: Connection,
     channel: Channel,
     queue: String,
+    answers: Option<String>,
 }
 
 impl Producer {
@@ -83,7 +84,12 @@ impl Producer {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let made = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
         made.expect("the queue can be declared");
-        Producer { _connection: connection, channel, queue: queue.to_owned() }
+        Producer { _connection: connection, channel, queue: queue.to_owned(), answers: None }
+    }
+
+    /// The same with results in this queue.
+    pub(crate) fn answered_in(self, queue: &str) -> Producer {
+        Producer { answers: Some(queue.to_owned()), ..self }
     }
 
     /// Sends a task of protocol 2; `headers` are laid over the usual ones.
@@ -99,13 +105,16 @@ impl Producer {
             json!([[], kwargs, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]);
         let body = body.to_string();
         let AMQPValue::FieldTable(table) = amqp(&all) else { panic!("headers are a map") };
-        let properties = BasicProperties::default()
+        let mut properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_content_encoding("utf-8".into())
             .with_delivery_mode(2)
             .with_priority(0)
             .with_correlation_id(id.into())
             .with_headers(table);
+        if let Some(answers) = &self.answers {
+            properties = properties.with_reply_to(answers.as_str().into());
+        }
         let sent = self.channel.basic_publish(
             "".into(),
             self.queue.as_str().into(),

@@ -8,6 +8,7 @@ pub(crate) mod docker;
 pub(crate) mod faulty;
 pub(crate) mod girder;
 pub(crate) mod image;
+pub(crate) mod impatient;
 pub(crate) mod longshore;
 pub(crate) mod nats;
 pub(crate) mod podman;

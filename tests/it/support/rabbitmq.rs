@@ -34,6 +34,18 @@ impl RabbitMq {
         format!("amqp://guest:guest@{}/{}", self.address, self.vhost)
     }
 
+    /// Cuts every connection to the virtual host, as a network or an operator does.
+    pub(crate) fn disconnect(&self) {
+        let shared = Shared::claim("rabbitmq");
+        let node: Node = shared.noted().expect("invariant: a virtual host is of a started node");
+        let erlang = format!(
+            r#"[rabbit_networking:close_connection(P, "cut") || P <- rabbit_networking:connections(),
+               rabbit_reader:info(P, [vhost]) =:= [{{vhost, <<"{}">>}}]]."#,
+            self.vhost
+        );
+        node.evaluate(&shared, &erlang);
+    }
+
     /// The node's host and port.
     pub(crate) fn address(&self) -> &str {
         &self.address
@@ -123,12 +135,17 @@ impl Node {
                    <<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>) end || I <- lists:seq({}, {all})]."#,
             self.made + 1
         );
+        self.evaluate(shared, &erlang);
+        self.made = all;
+    }
+
+    /// Lets the node evaluate an expression.
+    fn evaluate(&self, shared: &Shared, erlang: &str) {
         let output = self
             .control(shared)
-            .args(["eval", &erlang])
+            .args(["eval", erlang])
             .output()
             .expect("rabbitmqctl can be started; run scripts/test-servers");
         assert!(output.status.success(), "rabbitmqctl: {}", String::from_utf8_lossy(&output.stderr));
-        self.made = all;
     }
 }
