@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "the figures are what it is run for")]
 
 mod brokers;
+mod celery;
 mod containers;
 mod dispatch;
 mod girder;
@@ -63,6 +64,8 @@ enum Question {
     Girder,
     /// Tasks that do nothing over NATS and Redis, per second
     Brokers,
+    /// Celery tasks that do nothing over RabbitMQ, per second, and what remote control costs
+    Celery,
 }
 
 fn main() -> std::process::ExitCode {
@@ -98,6 +101,7 @@ async fn ask(options: &Options) -> Outcome<()> {
             Question::Progress => progress::ask(options.rounds).await,
             Question::Girder => girder::ask(options.rounds).await,
             Question::Brokers => brokers::ask(&peer, options.rounds).await,
+            Question::Celery => celery::ask(&peer, options.rounds).await,
         }?;
         if !options.json {
             println!("{answer}");

@@ -1,6 +1,8 @@
 """Queues work for a Python worker.
 
     publish.py noop COUNT          a warm-up, a mark, COUNT tasks of 1 KB that do nothing, a mark
+    publish.py answered COUNT      the same with results
+    publish.py broadcast COUNT RATE  COUNT requests of remote control for somebody else, RATE of them in a second
     publish.py sleep SECONDS...    a task for each that sleeps so long
     publish.py docker COUNT NETWORK  COUNT containers of busybox that run `true`; NETWORK: bridge or none
     publish.py streams WAY BYTES URL a container whose stream carries nothing, then one whose stream carries BYTES;
@@ -9,6 +11,25 @@
 import sys
 
 WARM_UP = 200
+
+
+def answered(count):
+    import answering  # noqa: F401: it switches results on
+
+    noop(count)
+
+
+def broadcast(count, rate):
+    import time
+
+    import plain
+
+    begin = time.monotonic()
+    with plain.app.connection() as connection:
+        mailbox = plain.app.control.mailbox(connection)
+        for n in range(int(count)):
+            mailbox._publish("revoked", {}, destination=["celery@elsewhere"])
+            time.sleep(max(0, begin + n / float(rate) - time.monotonic()))
 
 
 def noop(count):
@@ -70,4 +91,4 @@ def streams(way, size, url):
 
 if __name__ == "__main__":
     kind, *rest = sys.argv[1:]
-    {"noop": noop, "sleep": sleep, "docker": docker, "streams": streams}[kind](*rest)
+    {"noop": noop, "answered": answered, "broadcast": broadcast, "sleep": sleep, "docker": docker, "streams": streams}[kind](*rest)

@@ -79,6 +79,25 @@ impl Peer {
         Ok(Some(tasks / span(&moments)))
     }
 
+    /// The same with results on `rpc://`.
+    pub(crate) async fn answered_noops(&self, count: usize) -> Outcome<Option<f64>> {
+        let Ok(node) = self.node() else { return Ok(None) };
+        let moments = node.work(("answering", 2), &["answered", &count.to_string()], ("mark", 2)).await?;
+        #[expect(clippy::cast_precision_loss, reason = "few tasks")]
+        let tasks = count as f64;
+        Ok(Some(tasks / span(&moments)))
+    }
+
+    /// Sends requests of Celery's remote control that are for somebody else, `rate` of them in a second.
+    pub(crate) async fn broadcast(&self, count: usize, rate: usize) -> Outcome<()> {
+        let node = self.node().map_err(str::to_owned)?;
+        let mut publish = node.command("python");
+        publish.arg(script("publish.py")).args(["broadcast", &count.to_string(), &rate.to_string()]);
+        let sent =
+            tokio::process::Command::from(publish).stdin(Stdio::null()).kill_on_drop(true).output().await?;
+        if sent.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&sent.stderr).into()) }
+    }
+
     /// Containers per second of girder_worker's docker_run.
     pub(crate) async fn containers(
         &self,
@@ -143,7 +162,7 @@ impl Peer {
 }
 
 /// While it lives, the server runs.
-struct Awake(Vec<u32>);
+pub(crate) struct Awake(Vec<u32>);
 
 impl Drop for Awake {
     fn drop(&mut self) {
@@ -178,7 +197,7 @@ impl Node {
 
     /// Lets the server run until the guard is dropped. In between it is stopped: what is measured then is alone on the machine,
     /// as the Python worker is in its turn.
-    fn wake(&self) -> Awake {
+    pub(crate) fn wake(&self) -> Awake {
         let processes = self.server.members();
         process::signal(&processes, Signal::SIGCONT);
         Awake(processes)
@@ -239,6 +258,11 @@ impl Node {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("C_FORCE_ROOT", "1");
         command
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     fn moments_file(&self) -> PathBuf {

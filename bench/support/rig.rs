@@ -129,9 +129,20 @@ pub(crate) fn folder() -> Outcome<TempDir> {
 
 /// The defaults, with state in `folder`.
 pub(crate) fn settings(folder: &Path, lanes: usize) -> Outcome<Settings> {
+    settings_with(folder, lanes, &[])
+}
+
+/// The same with these besides.
+pub(crate) fn settings_with(
+    folder: &Path,
+    lanes: usize,
+    more: &[(&'static str, Value)],
+) -> Outcome<Settings> {
     let state = folder.to_str().ok_or("the build folder's path is no text")?;
     let flag = |key, value| Flag { flag: "bench", key, value };
-    let flags = vec![flag("state_dir", Value::from(state)), flag("worker.concurrency", Value::from(lanes))];
+    let mut flags =
+        vec![flag("state_dir", Value::from(state)), flag("worker.concurrency", Value::from(lanes))];
+    flags.extend(more.iter().map(|(key, value)| flag(key, value.clone())));
     let environment = std::env::vars().filter(|(name, _)| name == "DOCKER_HOST").collect();
     Ok(config::load(&Sources { file: FileChoice::None, environment, flags })?.settings)
 }
