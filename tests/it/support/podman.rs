@@ -29,8 +29,9 @@ impl Podman {
             at("graph"),
             at("run")
         );
-        // Its usual limits are higher than a machine may let it set them.
-        let containers = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n[engine]\ncgroup_manager = \"cgroupfs\"\n";
+        // Its usual limits are higher than a machine may let it set them, and its usual runtime (crun) refuses a machine with
+        // control groups of both versions.
+        let containers = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\n";
         std::fs::write(at("storage.conf"), storage).expect("the folder can be written");
         std::fs::write(at("containers.conf"), containers).expect("the folder can be written");
         let archive = at("busybox.tar");
