@@ -68,6 +68,9 @@ pub(crate) async fn waiting_of(broker: &Broker, id: &TaskId) -> Result<Option<Ve
 /// Between two looks whether a task that is waited for still exists: nobody tells that it was purged.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// Between two looks whether outputs are kept for later: they are for minutes, if not for days.
+const LOOK_FOR_KEPT: Duration = Duration::from_secs(6);
+
 /// Resolves when neither a message nor a record of `id` is left, seen twice, since a broker may be moving the message
 /// when it is looked for. Never where the broker cannot list messages.
 pub(crate) async fn gone(broker: &Broker, store: &dyn ResultStore, id: &TaskId) -> CliError {
@@ -207,7 +210,7 @@ async fn waits(store: &dyn ResultStore, id: &TaskId) -> Result<String, CliError>
                 spooled.error
             ));
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(LOOK_FOR_KEPT).await;
     }
 }
 

@@ -31,8 +31,9 @@ fn every_example_task_decodes_and_keeps_its_meaning_when_written_again() {
     assert!(seen > 0, "no example in {folder}");
 }
 
-/// What a reader does before the tour; `make test` runs in CI and `make demo` on a machine of its own.
-const PREPARATION: &[&str] = &["make demo", "make test", "cargo build --release", "export PATH="];
+/// What a reader does before the tour; `make test` runs in CI, `make demo` and what takes long on a machine of its own.
+const PREPARATION: &[&str] =
+    &["make demo", "make test", "make chaos", "cargo build --release", "export PATH="];
 
 #[tokio::test]
 async fn every_command_of_the_readme_does_what_it_says() {
