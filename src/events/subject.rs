@@ -29,17 +29,17 @@ impl EventSink for Subject {
     }
     async fn deliver(&self, notices: &[Notice]) -> Result<(), SinkError> {
         let events: Vec<Event> = notices.iter().map(|notice| (*notice.event).clone()).collect();
-        self.topic.publish(&events).await.map_err(not_taken)
+        self.topic.publish(&events).await.map_err(|error| not_taken(&error))
     }
     fn place(&self) -> Option<Place> {
         self.topic.place()
     }
     async fn end(&self, notices: &[Notice], endings: Vec<(usize, Ending)>) -> Result<Vec<usize>, SinkError> {
         let events: Vec<Event> = notices.iter().map(|notice| (*notice.event).clone()).collect();
-        self.topic.end(&events, endings).await.map_err(not_taken)
+        self.topic.end(&events, endings).await.map_err(|error| not_taken(&error))
     }
 }
 
-fn not_taken(error: BrokerError) -> SinkError {
+fn not_taken(error: &BrokerError) -> SinkError {
     SinkError { sink: Subject::NAME, reason: error.to_string() }
 }

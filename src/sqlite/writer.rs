@@ -61,7 +61,11 @@ impl<'a> Transaction<'a> {
 }
 
 /// A part of a transaction, of one who does not know the others in it.
-pub(crate) struct Work(Box<dyn FnMut(&mut Transaction<'_>) -> rusqlite::Result<bool> + Send>);
+pub(crate) struct Work(Box<dyn Part>);
+
+trait Part: FnMut(&mut Transaction<'_>) -> rusqlite::Result<bool> + Send {}
+
+impl<T: FnMut(&mut Transaction<'_>) -> rusqlite::Result<bool> + Send> Part for T {}
 
 impl Work {
     /// `work` says whether it found what it was meant for. It may run twice, as what [`Database::write`] gets.

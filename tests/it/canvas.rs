@@ -11,21 +11,22 @@ use crate::support::docker::engine;
 use crate::support::longshore::Longshore;
 use crate::support::process::tied_to_this_thread;
 use crate::support::rabbitmq::RabbitMq;
+use crate::support::redis::Redis;
 
 const CLIENT_WITHIN: Duration = Duration::from_secs(110);
 
 /// The environment of `tests/peer/celery/tasks.py`.
-fn noting<'c>(command: &'c mut Command, rabbit: &RabbitMq, notes: &Path) -> &'c mut Command {
-    command.env("PEER_BROKER", rabbit.url()).env("PEER_NOTES", notes)
+fn noting<'c>(command: &'c mut Command, (broker, backend): (&str, &str), notes: &Path) -> &'c mut Command {
+    command.env("PEER_BROKER", broker).env("PEER_BACKEND", backend).env("PEER_NOTES", notes)
 }
 
 /// A Python worker of the queue `celery`; dropping it kills it.
 struct PythonWorker(std::process::Child);
 
 impl PythonWorker {
-    fn start(peer: &Peer, rabbit: &RabbitMq, notes: &Path) -> Self {
+    fn start(peer: &Peer, urls: (&str, &str), notes: &Path) -> Self {
         let mut command = peer.python(&Self::arguments("tasks"));
-        noting(&mut command, rabbit, notes);
+        noting(&mut command, urls, notes);
         Self::run(&command)
     }
 
@@ -50,12 +51,25 @@ impl Drop for PythonWorker {
 #[tokio::test]
 async fn what_follows_a_task_runs_in_a_python_worker_as_from_celery_itself() {
     let (rabbit, peer) = (RabbitMq::vhost().await, Peer::installed().await);
-    let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", rabbit.url()));
+    let settings = format!("brokers = [\"{}\"]\n", rabbit.url());
+    what_follows_a_task_runs(&peer, &settings, (&rabbit.url(), "rpc://")).await;
+}
+
+#[tokio::test]
+async fn what_follows_a_task_runs_in_a_python_worker_over_redis_alike() {
+    let (redis, peer) = (Redis::start().await, Peer::of_redis().await);
+    let url = redis.url();
+    let settings = format!("brokers = [\"celery+{url}\"]\n[celery]\nresult_backend = \"{url}\"\n");
+    what_follows_a_task_runs(&peer, &settings, (&url, &url)).await;
+}
+
+async fn what_follows_a_task_runs(peer: &Peer, settings: &str, urls: (&str, &str)) {
+    let longshore = Longshore::with_settings(settings);
     let notes = longshore.folder().join("notes");
     let _worker = longshore.worker(&["-Q", "ships", "-c", "2", "-n", "quay"]).await;
-    let _python = PythonWorker::start(&peer, &rabbit, &notes);
+    let _python = PythonWorker::start(peer, urls, &notes);
     let mut client = peer.python(&["canvas.py", "ships"]);
-    noting(&mut client, &rabbit, &notes);
+    noting(&mut client, urls, &notes);
     let seen = peer.ask(client, CLIENT_WITHIN).await;
 
     assert_eq!(seen["chain"], json!(["second"]), "an immutable one got the result of the one before: {seen}");

@@ -97,11 +97,22 @@ async fn a_client_is_served(settings: &str, broker: &str, backend: &str) {
 #[tokio::test]
 async fn its_queues_change_by_remote_control_and_what_was_revoked_outlasts_the_worker() {
     let (rabbit, peer) = (RabbitMq::vhost().await, Peer::installed().await);
-    let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", rabbit.url()));
+    let settings = format!("brokers = [\"{}\"]\n", rabbit.url());
+    queues_change_and_revocations_last(&peer, &settings, &rabbit.url()).await;
+}
+
+#[tokio::test]
+async fn over_redis_its_queues_change_and_what_was_revoked_outlasts_the_worker_alike() {
+    let (redis, peer) = (Redis::start().await, Peer::of_redis().await);
+    let settings = format!("brokers = [\"celery+{}\"]\n[celery]\nresult_backend = \"rpc://\"\n", redis.url());
+    queues_change_and_revocations_last(&peer, &settings, &redis.url()).await;
+}
+
+async fn queues_change_and_revocations_last(peer: &Peer, settings: &str, url: &str) {
+    let longshore = Longshore::with_settings(settings);
     let (node, unborn) = ("longshore@quay", uuid::Uuid::now_v7().to_string());
-    let url = rabbit.url();
     let ask = async |when: &str| {
-        peer.ask(peer.python(&["remote.py", &url, node, when, &unborn]), CLIENT_WITHIN).await
+        peer.ask(peer.python(&["remote.py", url, node, when, &unborn]), CLIENT_WITHIN).await
     };
     let mut worker = longshore.worker(&["-c", "1", "-n", "quay"]).await;
     let seen = ask("before").await;
@@ -128,7 +139,7 @@ async fn its_queues_change_by_remote_control_and_what_was_revoked_outlasts_the_w
 
     worker.kill();
     // Another one, with nothing of the first one's on its disk.
-    let successor = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", rabbit.url()));
+    let successor = Longshore::with_settings(settings);
     let _worker = successor.worker(&["-c", "1", "-n", "quay"]).await;
     let seen = ask("after").await;
     let revoked = seen["revoked"].as_array().unwrap();

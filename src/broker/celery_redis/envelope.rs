@@ -144,9 +144,13 @@ pub(super) fn of_priority(priority: Priority) -> u8 {
     LAST - priority.get().min(LAST)
 }
 
-/// The number that kombu has for the priority of `submission`: that of another's message is in its words already.
+/// The number that kombu has for the priority of `submission`: that of another's message is in its words already, and 0, the best,
+/// when it says none, as from Celery itself.
 pub(super) fn priority_of(submission: &Submission) -> u8 {
-    submission.properties.priority.unwrap_or_else(|| of_priority(submission.priority))
+    match submission.properties.correlation_id {
+        Some(_) => submission.properties.priority.unwrap_or(0).min(LAST),
+        None => of_priority(submission.priority),
+    }
 }
 
 /// Writes `submission` with the delivery tag `tag`.

@@ -24,46 +24,44 @@ const SLACK: Duration = Duration::from_secs(5);
 /// Before a wait that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The readers of some queues. They end with it.
-pub(super) struct Peeks {
-    rung: Arc<watch::Sender<u64>>,
-    armed: Vec<watch::Sender<u64>>,
+/// What readers ring when something stands in a list. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Gong {
+    strokes: Arc<watch::Sender<u64>>,
+}
+
+impl Gong {
+    /// Changes with each stroke.
+    pub(super) fn heard(&self) -> watch::Receiver<u64> {
+        self.strokes.subscribe()
+    }
+
+    pub(super) fn strike(&self) {
+        self.strokes.send_modify(|strokes| *strokes = strokes.wrapping_add(1));
+    }
+}
+
+/// The readers of one queue. They end with it.
+pub(super) struct Peek {
+    armed: watch::Sender<u64>,
     _readers: JoinSet<()>,
 }
 
-impl Peeks {
-    /// Readers of `queues`, each given by its lists. They rest until they are armed.
-    pub(super) fn start(place: &Place, patience: Duration, queues: &[[String; 4]]) -> Self {
-        let rung = Arc::new(watch::Sender::new(0));
-        let mut readers = JoinSet::new();
-        let armed = queues.iter().map(|lists| {
-            let armed = watch::Sender::new(0);
-            for list in lists {
-                let reader = Reader {
-                    place: place.clone(),
-                    patience,
-                    list: list.clone(),
-                    blocking: None,
-                    failing: false,
-                };
-                readers.spawn(reader.run(armed.subscribe(), rung.clone()));
-            }
-            armed
-        });
-        let armed = armed.collect();
-        Self { rung, armed, _readers: readers }
-    }
-
-    /// Changes when something stands in a list of a queue that was armed.
-    pub(super) fn rung(&self) -> watch::Receiver<u64> {
-        self.rung.subscribe()
-    }
-
-    /// Waits for the queue of that number, until it rings once.
-    pub(super) fn arm(&self, queue: usize) {
-        if let Some(armed) = self.armed.get(queue) {
-            armed.send_modify(|times| *times = times.wrapping_add(1));
+impl Peek {
+    /// Readers of the `lists` of a queue. They rest until they are armed.
+    pub(super) fn start(place: &Place, patience: Duration, lists: &[String; 4], gong: &Gong) -> Self {
+        let (armed, mut readers) = (watch::Sender::new(0), JoinSet::new());
+        for list in lists {
+            let reader =
+                Reader { place: place.clone(), patience, list: list.clone(), blocking: None, failing: false };
+            readers.spawn(reader.run(armed.subscribe(), gong.clone()));
         }
+        Self { armed, _readers: readers }
+    }
+
+    /// Waits until something stands there, and strikes once.
+    pub(super) fn arm(&self) {
+        self.armed.send_modify(|times| *times = times.wrapping_add(1));
     }
 }
 
@@ -77,10 +75,10 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(mut self, mut armed: watch::Receiver<u64>, rung: Arc<watch::Sender<u64>>) {
+    async fn run(mut self, mut armed: watch::Receiver<u64>, gong: Gong) {
         while armed.changed().await.is_ok() {
             while !self.is_there().await {}
-            rung.send_modify(|times| *times = times.wrapping_add(1));
+            gong.strike();
         }
     }
 

@@ -1,6 +1,6 @@
 //! Taking work: looks by one script over all queues, then waits for a list, the bell, the next due time, or the stop.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,12 +12,13 @@ use tokio::time::Instant;
 use super::Client;
 use super::envelope::Envelope;
 use super::lease::Claim;
-use super::peek::Peeks;
+use super::peek::{Gong, Peek};
 use crate::broker::message::Lease;
 use crate::broker::redis::millis;
-use crate::broker::{BrokerError, Delivery, MessageId, Source};
+use crate::broker::{BrokerError, Chosen, Delivery, Intake, MessageId, Source};
 use crate::cancel::CancelScope;
 use crate::redis::{LinkError, script, value};
+use crate::task::QueueName;
 
 script!(CLAIM, "lua/common.lua", "lua/claim.lua");
 
@@ -28,15 +29,18 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 pub(super) struct Fetcher {
     client: Arc<Client>,
     consumer: Arc<str>,
-    queues: Vec<Queue>,
-    peeks: Peeks,
+    /// What is fetched from.
+    queues: std::sync::Mutex<Vec<Arc<Queue>>>,
+    gong: Gong,
     state: Mutex<State>,
 }
 
 /// A queue that is fetched from.
-pub(super) struct Queue {
-    pub(super) stem: String,
-    pub(super) lists: [String; 4],
+struct Queue {
+    name: QueueName,
+    stem: String,
+    lists: [String; 4],
+    peek: Peek,
 }
 
 #[derive(Default)]
@@ -49,7 +53,7 @@ struct State {
 
 /// A message in our name.
 struct Taken {
-    queue: usize,
+    queue: Arc<Queue>,
     tag: String,
     envelope: Bytes,
 }
@@ -59,32 +63,59 @@ struct Look {
     /// Until something is due by itself.
     next_due: Option<Duration>,
     /// Queues that hand out.
-    open: Vec<usize>,
+    open: Vec<Arc<Queue>>,
     /// Leases that lapsed: queue, tag, message.
-    lapsed: Vec<(usize, String, Bytes)>,
+    lapsed: Vec<(Arc<Queue>, String, Bytes)>,
     taken: Vec<Taken>,
+}
+
+impl Queue {
+    fn new(client: &Client, name: &QueueName, gong: &Gong) -> Arc<Self> {
+        let lists = client.kombu.lists(name.as_str());
+        let peek = Peek::start(&client.common.place, client.common.options.connect_timeout, &lists, gong);
+        Arc::new(Self { name: name.clone(), stem: client.stem(name), lists, peek })
+    }
+}
+
+impl Taken {
+    fn read(queues: &[Arc<Queue>], message: Value) -> Result<Self, LinkError> {
+        let [number, tag, envelope] = value::row(message)?;
+        Ok(Self {
+            queue: queue_at(queues, &number)?,
+            tag: value::text(tag)?,
+            envelope: value::bytes(envelope)?.into(),
+        })
+    }
+}
+
+/// Of a number as scripts count, from 1.
+fn queue_at(queues: &[Arc<Queue>], number: &Value) -> Result<Arc<Queue>, LinkError> {
+    let index = usize::try_from(value::int(number)?).ok().and_then(|number| number.checked_sub(1));
+    index
+        .and_then(|index| queues.get(index))
+        .cloned()
+        .ok_or_else(|| LinkError::Unreadable("a script named no queue of ours".to_owned()))
 }
 
 impl Fetcher {
     pub(super) fn new(client: Arc<Client>) -> Self {
         let options = &client.common.options;
         let consumer = format!("{}/{}", options.worker, options.incarnation).replace('\n', " ").into();
-        let queues: Vec<Queue> = options
-            .queues
-            .iter()
-            .map(|queue| Queue { stem: client.stem(queue), lists: client.kombu.lists(queue.as_str()) })
-            .collect();
-        let lists: Vec<[String; 4]> = queues.iter().map(|queue| queue.lists.clone()).collect();
-        let peeks = Peeks::start(&client.common.place, options.connect_timeout, &lists);
-        Self { client, consumer, queues, peeks, state: Mutex::default() }
+        let gong = Gong::default();
+        let queues = options.queues.iter().map(|name| Queue::new(&client, name, &gong)).collect();
+        Self { queues: std::sync::Mutex::new(queues), client, consumer, gong, state: Mutex::default() }
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<Queue>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn wait_for_work(&self, credit: usize, stop: &CancelScope) -> Result<Vec<Delivery>, LinkError> {
         let mut state = self.state.lock().await;
-        let (mut bell, mut rung) = (self.client.common.ears.bell(), self.peeks.rung());
+        let (mut bell, mut gong) = (self.client.common.ears.bell(), self.gong.heard());
         while !stop.is_canceled() {
             bell.mark_unchanged();
-            rung.mark_unchanged();
+            gong.mark_unchanged();
             self.sweep(&mut state).await?;
             let (look, until) = self.look(&mut state, credit).await?;
             let is_lapsed = !look.lapsed.is_empty();
@@ -96,12 +127,12 @@ impl Fetcher {
             if is_lapsed {
                 continue;
             }
-            look.open.iter().for_each(|queue| self.peeks.arm(*queue));
+            look.open.iter().for_each(|queue| queue.peek.arm());
             tokio::select! {
                 _ = stop.canceled() => {}
                 () = tokio::time::sleep(look.next_due.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)) => {}
                 _ = bell.changed() => {}
-                _ = rung.changed() => {}
+                _ = gong.changed() => {}
             }
         }
         Ok(Vec::new())
@@ -113,21 +144,23 @@ impl Fetcher {
         state.turn = state.turn.wrapping_add(1);
         // Before the server reckons: the lease must not seem to last longer than it does.
         let until = Instant::now() + lease;
-        let stems = self.queues.iter().map(|queue| queue.stem.clone());
+        let queues = self.all().clone();
+        let stems = queues.iter().map(|queue| queue.stem.clone());
         let keys: Vec<String> = std::iter::once(counter).chain(stems).collect();
         let mut call = self.client.call(&CLAIM, &keys).arg(&*self.consumer).arg(credit).arg(millis(lease));
-        call.push(state.turn % self.queues.len().max(1));
-        for (queue, name) in self.queues.iter().zip(&options.queues) {
-            call.push(name.as_str());
+        call.push(state.turn % queues.len().max(1));
+        for queue in &queues {
+            call.push(queue.name.as_str());
             queue.lists.iter().for_each(|list| call.push(list));
         }
         let [next_due, open, lapsed, found] = value::row(self.client.common.link.call(&call).await?)?;
-        let open = value::list(open)?.iter().map(|number| self.queue_at(number)).collect::<Result<_, _>>()?;
+        let open =
+            value::list(open)?.iter().map(|number| queue_at(&queues, number)).collect::<Result<_, _>>()?;
         let lapsed = value::list(lapsed)?.into_iter().map(|one| {
             let [number, tag, envelope] = value::row(one)?;
-            Ok((self.queue_at(&number)?, value::text(tag)?, value::bytes(envelope)?.into()))
+            Ok((queue_at(&queues, &number)?, value::text(tag)?, value::bytes(envelope)?.into()))
         });
-        let taken = value::list(found)?.into_iter().map(|one| self.taken(one));
+        let taken = value::list(found)?.into_iter().map(|one| Taken::read(&queues, one));
         let look = Look {
             next_due: u64::try_from(value::int(&next_due)?).ok().map(Duration::from_millis),
             open,
@@ -137,27 +170,10 @@ impl Fetcher {
         Ok((look, until))
     }
 
-    /// Of a number as scripts count, from 1.
-    fn queue_at(&self, number: &Value) -> Result<usize, LinkError> {
-        let index = usize::try_from(value::int(number)?).ok().and_then(|number| number.checked_sub(1));
-        index
-            .filter(|index| *index < self.queues.len())
-            .ok_or_else(|| LinkError::Unreadable("a script named no queue of ours".to_owned()))
-    }
-
-    fn taken(&self, message: Value) -> Result<Taken, LinkError> {
-        let [number, tag, envelope] = value::row(message)?;
-        Ok(Taken {
-            queue: self.queue_at(&number)?,
-            tag: value::text(tag)?,
-            envelope: value::bytes(envelope)?.into(),
-        })
-    }
-
     /// Leases that lapsed: each goes back to its list with kombu's flags.
-    async fn put_back(&self, lapsed: Vec<(usize, String, Bytes)>) -> Result<(), LinkError> {
-        for of_queue in lapsed.chunk_by(|one, other| one.0 == other.0) {
-            let stem = std::slice::from_ref(&self.queues[of_queue[0].0].stem);
+    async fn put_back(&self, lapsed: Vec<(Arc<Queue>, String, Bytes)>) -> Result<(), LinkError> {
+        for of_queue in lapsed.chunk_by(|one, other| Arc::ptr_eq(&one.0, &other.0)) {
+            let stem = std::slice::from_ref(&of_queue[0].0.stem);
             self.client
                 .put_back(stem, of_queue.iter().map(|(_, tag, envelope)| (tag.as_str(), envelope)))
                 .await?;
@@ -196,8 +212,8 @@ impl Fetcher {
         Claim {
             client: self.client.clone(),
             consumer: self.consumer.clone(),
-            queue: self.client.common.options.queues[taken.queue].clone(),
-            stem: self.queues[taken.queue].stem.clone(),
+            queue: taken.queue.name.clone(),
+            stem: taken.queue.stem.clone(),
             tag: taken.tag.clone(),
             envelope: taken.envelope.clone(),
         }
@@ -209,7 +225,7 @@ impl Fetcher {
         let lease = Lease { until, duration, extender: claim(), settler: claim() };
         Delivery {
             message: MessageId(envelope.identity()),
-            queue: self.client.common.options.queues[taken.queue].clone(),
+            queue: taken.queue.name.clone(),
             headers: envelope.headers(),
             submitted: envelope.submitted,
             redelivered: envelope.redelivered,
@@ -226,7 +242,7 @@ impl Fetcher {
 #[async_trait]
 impl Source for Fetcher {
     async fn fetch(&self, credit: usize, stop: &CancelScope) -> Result<Vec<Delivery>, BrokerError> {
-        if self.queues.is_empty() {
+        if self.client.common.options.queues.is_empty() && self.all().is_empty() {
             return Err(BrokerError::Refused {
                 broker: self.client.common.place.name.clone(),
                 action: "hand out work",
@@ -238,5 +254,30 @@ impl Source for Fetcher {
 
     fn lease(&self) -> Duration {
         self.client.common.options.lease
+    }
+
+    fn queues(&self) -> Option<Vec<QueueName>> {
+        Some(self.all().iter().map(|queue| queue.name.clone()).collect())
+    }
+
+    async fn choose(&self, queue: &QueueName, intake: Intake) -> Result<Chosen, BrokerError> {
+        if intake == Intake::Open {
+            let known = async {
+                self.client.bind(queue).await?;
+                self.client.common.list_queues(std::iter::once(queue)).await
+            };
+            known.await.map_err(self.client.cannot("take a queue"))?;
+        }
+        {
+            let mut queues = self.all();
+            match (intake, queues.iter().position(|known| known.name == *queue)) {
+                (Intake::Open, None) => queues.push(Queue::new(&self.client, queue, &self.gong)),
+                (Intake::Paused, Some(place)) => drop(queues.remove(place)),
+                (Intake::Open, Some(_)) | (Intake::Paused, None) => return Ok(Chosen::Already),
+            }
+        }
+        // Whoever waits looks again, at what is to be fetched from now.
+        self.gong.strike();
+        Ok(Chosen::Changed)
     }
 }

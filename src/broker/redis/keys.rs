@@ -54,6 +54,11 @@ impl Keys {
         format!("{}:cancel:{{{}}}", self.prefix, token(task.as_str()))
     }
 
+    /// The tasks that were asked to be canceled, by when.
+    pub(super) fn cancels(&self) -> String {
+        format!("{}:cancels", self.prefix)
+    }
+
     /// Streams of status and chatter, and the newest id of both.
     pub(super) fn events(&self) -> [String; 3] {
         ["status", "chatter", "newest"].map(|what| format!("{}:{{events}}:{what}", self.prefix))

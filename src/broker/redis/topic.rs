@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use jiff::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::ears::Heard;
@@ -18,6 +19,11 @@ script!(PUBLISH, "lua/common.lua", "lua/publish.lua");
 
 /// How long a cancel is remembered; no task waits longer.
 const CANCEL_AGE_SECONDS: u64 = 400 * 86_400;
+
+/// How long a cancel is told to others; it counts for longer.
+const LISTED_SECONDS: i64 = 7 * 86_400;
+/// Cancels that are told to others at most.
+const LISTED: i64 = 50_000;
 
 #[async_trait]
 impl Topic for Client {
@@ -90,20 +96,38 @@ impl Topic for Client {
         found.and_then(value::text_if_any).map_err(self.cannot("look for a cancel request"))
     }
 
+    async fn cancels(&self) -> Result<Vec<TaskId>, BrokerError> {
+        self.canceled().await.map_err(self.cannot("list its cancel requests"))
+    }
+
     async fn forget_cancel(&self, task: &TaskId) -> Result<(), BrokerError> {
-        let forgotten = self.link.send(redis::cmd("DEL").arg(self.keys.cancel(task))).await;
+        let mut both = redis::pipe();
+        both.cmd("DEL").arg(self.keys.cancel(task)).cmd("ZREM").arg(self.keys.cancels()).arg(task.as_str());
+        let forgotten = self.link.send_all(&both, 2).await;
         forgotten.map(drop).map_err(self.cannot("forget a cancel request"))
     }
 }
 
 impl Client {
+    /// The tasks that were asked to be canceled of late, the oldest first.
+    async fn canceled(&self) -> Result<Vec<TaskId>, LinkError> {
+        let mut newest = redis::cmd("ZRANGE");
+        newest.arg(self.keys.cancels()).arg(-LISTED).arg(-1);
+        let named = value::list(self.link.send(&newest).await?)?.into_iter().map(value::text);
+        let named = named.collect::<Result<Vec<_>, _>>()?;
+        Ok(named.into_iter().filter_map(|task| TaskId::new(task).ok()).collect())
+    }
+
     /// A cancel is kept before it is told, so that whoever missed the word finds it.
     async fn send(&self, command: &Command) -> Result<(), LinkError> {
         let text = serde_json::to_vec(command).expect("invariant: a command has text keys");
         if let Command::Cancel { task, reason } = command {
-            let mut keep = redis::cmd("SET");
-            keep.arg(self.keys.cancel(task)).arg(reason).arg("EX").arg(CANCEL_AGE_SECONDS);
-            self.link.send(&keep).await?;
+            let (list, now) = (self.keys.cancels(), Timestamp::now().as_second());
+            let mut keep = redis::pipe();
+            keep.cmd("SET").arg(self.keys.cancel(task)).arg(reason).arg("EX").arg(CANCEL_AGE_SECONDS);
+            keep.cmd("ZADD").arg(&list).arg(now).arg(task.as_str());
+            keep.cmd("ZREMRANGEBYSCORE").arg(&list).arg("-inf").arg(now - LISTED_SECONDS);
+            self.link.send_all(&keep, 3).await?;
         }
         self.link.send(redis::cmd("PUBLISH").arg(self.keys.commands()).arg(text)).await.map(drop)
     }
