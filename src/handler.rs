@@ -35,7 +35,7 @@ pub trait Handler: Send + Sync {
     /// Goes on with what [`Handler::remains`] found: with the events behind the last one that was told, and without doing
     /// again what was done. The result is always run, never discarded but for another attempt's sake.
     async fn adopt(&self, _attempt: Attempt) -> Result<Box<dyn Staged>, TaskError> {
-        Err(TaskError::retryable("not_adopted", "nothing is left of the attempt"))
+        Err(gone())
     }
     /// Who brings outputs away that were [`spooled`]; none where that cannot be.
     fn spool(&self) -> Option<&dyn Spool> {
@@ -88,6 +88,15 @@ pub fn spooled(why: &TaskError) -> TaskError {
 pub fn outstanding(error: &TaskError) -> Option<TaskError> {
     let code = error.code.strip_prefix(SPOOLED)?.to_owned();
     Some(TaskError { code, ..error.clone() })
+}
+
+/// The code of [`gone`].
+pub const GONE: &str = "not_adopted";
+
+/// How an adopted attempt says that what was left of it went before it could be gone on with, as a container does whose removal
+/// had been under way: the task is begun anew, uncharged.
+pub fn gone() -> TaskError {
+    TaskError::retryable(GONE, "what an earlier process of the worker left of the attempt is gone")
 }
 
 /// A prepared attempt: it either runs or is discarded.

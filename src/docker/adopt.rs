@@ -26,7 +26,7 @@ use super::spool;
 use crate::error::TaskError;
 use crate::events::reporter::Earlier;
 use crate::events::{Standing, Told};
-use crate::handler::{Attempt, Remains, Slot, Staged};
+use crate::handler::{Attempt, Remains, Slot, Staged, gone};
 use crate::pipeline::{Pipeline, workspace};
 use crate::task::{Fence, Secret, Task, TransformSpec};
 
@@ -71,7 +71,6 @@ fn folder(room: &Arc<Room>, task: &Task, fence: Fence, instance: &str) -> PathBu
 /// Goes on with what [`remains`] found.
 pub(super) async fn adopt(room: &Arc<Room>, attempt: Attempt) -> Result<Box<dyn Staged>, TaskError> {
     let (task, fence, instance) = (attempt.task().clone(), attempt.fence(), attempt.instance());
-    let gone = || TaskError::retryable("not_adopted", "what was left of the attempt is gone");
     let found = find(room, &task, fence, instance).await?.ok_or_else(gone)?;
     let folder = folder(room, &task, fence, instance);
     let (begun, told) = book::find(&folder, &task, fence).ok_or_else(gone)?;
@@ -174,7 +173,8 @@ impl Staged for Adopted {
             let ended = room.driver.see_through(container, run, output, broken).await?;
             ending.finish(ended, &mut pipeline, Some(&book)).await
         };
-        let result = seen.await;
+        // The earlier process may have died while the engine removed it: what is in its place is begun anew.
+        let result = seen.await.map_err(|failed| if failed.code == error::REMOVED { gone() } else { failed });
         ending.close(result, pipeline).await
     }
 

@@ -216,7 +216,7 @@ impl Watch<'_> {
                 }
                 Err(failed) => {
                     pump.abort();
-                    return Err(error::engine(&failed));
+                    return Err(error::wait(&failed, self.container.id()));
                 }
             }
         }

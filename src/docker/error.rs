@@ -175,12 +175,20 @@ pub(super) fn engine_restarted(address: &str) -> TaskError {
     )
 }
 
+/// The end of the container could not be awaited.
+pub(super) fn wait(error: &EngineError, id: &str) -> TaskError {
+    match error {
+        EngineError::Refused { status: Some(404), .. } => removed(id),
+        _ => engine(error),
+    }
+}
+
+/// The code of [`removed`].
+pub(super) const REMOVED: &str = "container_removed";
+
 /// Somebody else removed the container.
 pub(super) fn removed(id: &str) -> TaskError {
-    TaskError::retryable(
-        "container_removed",
-        format!("the container {id} was removed by somebody else while it ran"),
-    )
+    TaskError::retryable(REMOVED, format!("the container {id} was removed by somebody else while it ran"))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::cancel::CancelReason;
 use crate::error::{ErrorClass, TaskError};
 use crate::events::{Bus, EventData, Notice};
 use crate::failpoint::{self, Moment};
-use crate::handler::LEFT;
+use crate::handler::{GONE, LEFT};
 use crate::lifecycle::LifePhase;
 use crate::retry::RetryPolicy;
 use crate::store::{Expected, Outcome, Put, Record, Revision, Status, StoreError, Versioned};
@@ -80,6 +80,9 @@ fn decide(
     };
     if error.code == "lease_lost" {
         return End::Lost;
+    }
+    if error.code == GONE {
+        return End::Release;
     }
     if error.class == ErrorClass::Poison {
         return End::Finish(Outcome::Dead { reason: error.message }, Value::Null);
@@ -513,6 +516,11 @@ mod tests {
         assert!(retries(TaskError::permanent("exit", "x").with_exit_code(7), &["exit:7"], 1));
         assert!(!retries(TaskError::permanent("exit", "x").with_exit_code(7), &["exit:8"], 1));
         assert!(retries(TaskError::permanent("oom_killed", "x"), &["oom_killed"], 1));
+    }
+
+    #[test]
+    fn what_cannot_be_gone_on_with_is_begun_anew_however_few_attempts_there_are() {
+        assert_eq!(decide(None, Err(crate::handler::gone()), &policy(&[]), 3), End::Release);
     }
 
     #[test]

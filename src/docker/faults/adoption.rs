@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::*;
 use crate::events::reporter::LogLimits;
 use crate::events::{Bus, Event, EventData, EventSink, Notice, Reporter, SinkError};
-use crate::handler::{FenceGate, Identity, LEFT, Remains};
+use crate::handler::{FenceGate, GONE, Identity, LEFT, Remains};
 use crate::store::Details;
 use crate::task::TransformSpec;
 
@@ -219,4 +219,17 @@ async fn a_log_whose_beginning_the_engine_dropped_is_told_from_where_it_is_and_s
     assert!(second.engine.calls().contains(&"logs since".to_owned()));
     let warnings = second.attempt.report().snapshot().1.warnings;
     assert!(warnings.iter().any(|warning| warning.contains("output may be missing")), "{warnings:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_whose_removal_was_under_way_when_it_was_found_is_begun_anew_and_fails_nothing() {
+    let kept = Arc::new(Kept::default());
+    let mut first = rig(engine(&[("x\n", false)], vec![]));
+    begun(&mut first, &kept, CancelReason::Left).await;
+    let mut second = next(&first, &made_for(&first.attempt, false), ("", true), 0);
+    let message = "No such container: c1".to_owned();
+    let missing = EngineError::Refused { call: "wait for the container", status: Some(404), message };
+    *second.engine.waits.lock().unwrap() = [Err(missing)].into();
+    assert_eq!(adopted(&mut second, &kept).await.unwrap_err().code, GONE);
+    assert_eq!(workspaces(&second), 0);
 }
