@@ -78,7 +78,9 @@ pub fn judge(task: &Task, meeting: &Meeting<'_>, current: Option<&Versioned>) ->
     // Once it was left its message is nobody's, so that any that carries it is as good as the first.
     let carries = redelivery || record.left.is_some();
     // A lease of this very process without an entry in its ledger: the attempt is over and its settlement was not heard.
-    if lives && !ours && !(predecessor && carries) {
+    // What this very process left is its next process's, also when the message comes back before its last fetch is over.
+    let left_here = ours && record.left.is_some();
+    if lives && (!ours || left_here) && !(predecessor && carries) {
         let waits = record.left.is_some() || record.spooled.is_some();
         return match (carries, waits) {
             (true, true) => Verdict::Later(remaining(record, meeting).min(LEFT_DAMPING)),
@@ -319,6 +321,19 @@ mod tests {
         let Verdict::Admit(next, _) = meet(&task, "m", "b", later(301), Some(&current)) else { panic!() };
         assert!(next.fence > current.record.fence);
         assert_eq!((next.attempts, next.left), (2, None));
+    }
+
+    #[test]
+    fn what_a_process_left_is_not_begun_anew_by_itself() {
+        let task = task();
+        for current in [left(&task), {
+            let mut current = spooled(&task);
+            current.record.left = Some(now());
+            current
+        }] {
+            let verdict = meet(&task, "m", "a", now(), Some(&current));
+            assert_eq!(verdict, Verdict::Later(Duration::from_secs(5)));
+        }
     }
 
     #[test]
