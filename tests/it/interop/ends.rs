@@ -161,7 +161,7 @@ async fn is_seen(site: &Site, running: &[Sent], ready: &Sent) {
     active.sort();
     expected.sort();
     assert_eq!(active, expected);
-    assert_eq!(ids(&status["reserved"]), [ready.task.clone()]);
+    assert_eq!(ids(&status["reserved"]), [ready.task.as_str()]);
     assert!(!status.to_string().contains("Girder-Token"), "{status}");
 }
 

@@ -99,9 +99,9 @@ impl Site {
         let (girder, server, home) = start_girder(&carrier, &redis).await;
         let data = tempfile::tempdir().unwrap();
         let settings = format!(
-            "brokers = [{:?}]\n[worker]\nstaging_ahead = 1\n[girder]\ndirect_paths = [{:?}]\n",
+            "brokers = [{:?}]\n[worker]\nstaging_ahead = 1\n[girder]\ndirect_paths = [\"{}\"]\n",
             carrier.of_longshore(),
-            data.path().join("direct")
+            data.path().join("direct").display()
         );
         let longshore = Longshore::with_settings(&settings);
         let worker = longshore.worker(&["-c", "4", "-n", "quay", "-Ofair"]).await;
