@@ -128,7 +128,11 @@ pub(super) async fn all_wait_are_seen_and_canceled(site: &Site) {
 
 /// Containers that run cause no traffic on the broker but the line's own heartbeats.
 async fn is_quiet(site: &Site) {
-    let Carrier::RabbitMq(_, tap) = &site.carrier;
+    let tap = match &site.carrier {
+        Carrier::RabbitMq(_, tap) => tap,
+        // It has no heartbeats; who reads its lists asks again and again.
+        Carrier::Redis(_) => return,
+    };
     // What the questions before caused is over once a while passes with heartbeats alone.
     let mut rounds = 0;
     let kept = loop {
@@ -161,7 +165,7 @@ async fn is_seen(site: &Site, running: &[Sent], ready: &Sent) {
     active.sort();
     expected.sort();
     assert_eq!(active, expected);
-    assert_eq!(ids(&status["reserved"]), std::slice::from_ref(&ready.task));
+    assert_eq!(ids(&status["reserved"]), [ready.task.as_str()]);
     assert!(!status.to_string().contains("Girder-Token"), "{status}");
 }
 

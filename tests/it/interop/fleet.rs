@@ -13,7 +13,7 @@ use crate::support::process::tied_to_this_thread;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Enough for both to get some.
-const TASKS: usize = 16;
+const TASKS: usize = 24;
 
 /// `girder_worker` itself; dropping it kills all its processes.
 struct Python {

@@ -81,6 +81,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
+use crate::support::redis::Redis;
 use site::{Carrier, Site};
 
 /// As many as keep four lanes busy and leave the machine some air.
@@ -166,6 +167,16 @@ fn every_scenario_stands_in_the_table() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_girder_site_on_rabbitmq_runs_as_ever() {
     runs_as_ever(Carrier::rabbitmq().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_girder_site_on_redis_runs_as_ever() {
+    runs_as_ever(Carrier::Redis(Redis::start().await)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_python_worker_and_ours_share_redis_and_run_every_task_once() {
+    fleet::shares_a_queue(Carrier::Redis(Redis::start().await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -37,6 +37,7 @@ pub(super) const CANCELING: i64 = 824;
 /// What carries the site's tasks.
 pub(super) enum Carrier {
     RabbitMq(RabbitMq, Tap),
+    Redis(Redis),
 }
 
 impl Carrier {
@@ -51,15 +52,21 @@ impl Carrier {
     pub(super) fn of_girder(&self) -> (String, String) {
         match self {
             Self::RabbitMq(rabbit, _) => (rabbit.url(), "rpc://".to_owned()),
+            Self::Redis(redis) => (format!("{}/0", redis.url()), format!("{}/0", redis.url())),
         }
     }
 
-    /// As longshore names the broker.
-    pub(super) fn of_longshore(&self) -> String {
+    /// The same in longshore's settings.
+    fn settings(&self) -> String {
         match self {
             // Heartbeats come at half of that: within any measurement.
             Self::RabbitMq(rabbit, tap) => {
-                format!("{}?heartbeat=2", rabbit.url().replace(rabbit.address(), tap.address()))
+                let tapped = rabbit.url().replace(rabbit.address(), tap.address());
+                format!("brokers = [\"{tapped}?heartbeat=2\"]\n")
+            }
+            Self::Redis(redis) => {
+                let url = redis.url();
+                format!("brokers = [\"celery+{url}/0\"]\n[celery]\nresult_backend = \"{url}/0\"\n")
             }
         }
     }
@@ -99,8 +106,8 @@ impl Site {
         let (girder, server, home) = start_girder(&carrier, &redis).await;
         let data = tempfile::tempdir().unwrap();
         let settings = format!(
-            "brokers = [{:?}]\n[worker]\nstaging_ahead = 1\n[girder]\ndirect_paths = [\"{}\"]\n",
-            carrier.of_longshore(),
+            "{}[worker]\nstaging_ahead = 1\n[girder]\ndirect_paths = [\"{}\"]\n",
+            carrier.settings(),
             data.path().join("direct").display()
         );
         let longshore = Longshore::with_settings(&settings);
