@@ -15,21 +15,40 @@ use crate::support::redis::Redis;
 
 const CLIENT_WITHIN: Duration = Duration::from_secs(110);
 
-/// The environment of `tests/peer/celery/tasks.py`.
-fn noting<'c>(command: &'c mut Command, (broker, backend): (&str, &str), notes: &Path) -> &'c mut Command {
-    command.env("PEER_BROKER", broker).env("PEER_BACKEND", backend).env("PEER_NOTES", notes)
+/// What Celery's programs talk over.
+struct Site {
+    peer: Peer,
+    broker: String,
+    backend: String,
+    /// The same in longshore's settings.
+    settings: String,
+}
+
+impl Site {
+    async fn on(rabbit: &RabbitMq) -> Site {
+        let settings = format!("brokers = [\"{}\"]\n", rabbit.url());
+        let peer = Peer::installed().await;
+        Site { peer, broker: rabbit.url(), backend: "rpc://".to_owned(), settings }
+    }
+
+    async fn on_redis(redis: &Redis) -> Site {
+        let url = redis.url();
+        let settings = format!("brokers = [\"celery+{url}\"]\n[celery]\nresult_backend = \"{url}\"\n");
+        Site { peer: Peer::of_redis().await, broker: url.clone(), backend: url, settings }
+    }
+
+    /// Python in the environment of `tests/peer/celery/tasks.py`.
+    fn python(&self, arguments: &[&str], notes: &Path) -> Command {
+        let mut command = self.peer.python(arguments);
+        command.env("PEER_BROKER", &self.broker).env("PEER_BACKEND", &self.backend).env("PEER_NOTES", notes);
+        command
+    }
 }
 
 /// A Python worker of the queue `celery`; dropping it kills it.
 struct PythonWorker(std::process::Child);
 
 impl PythonWorker {
-    fn start(peer: &Peer, urls: (&str, &str), notes: &Path) -> Self {
-        let mut command = peer.python(&Self::arguments("tasks"));
-        noting(&mut command, urls, notes);
-        Self::run(&command)
-    }
-
     fn arguments(app: &str) -> [&str; 11] {
         ["-m", "celery", "-A", app, "worker", "-P", "solo", "-n", "peer@here", "-l", "warning"]
     }
@@ -50,27 +69,22 @@ impl Drop for PythonWorker {
 
 #[tokio::test]
 async fn what_follows_a_task_runs_in_a_python_worker_as_from_celery_itself() {
-    let (rabbit, peer) = (RabbitMq::vhost().await, Peer::installed().await);
-    let settings = format!("brokers = [\"{}\"]\n", rabbit.url());
-    what_follows_a_task_runs(&peer, &settings, (&rabbit.url(), "rpc://")).await;
+    let rabbit = RabbitMq::vhost().await;
+    everything_follows(Site::on(&rabbit).await).await;
 }
 
 #[tokio::test]
-async fn what_follows_a_task_runs_in_a_python_worker_over_redis_alike() {
-    let (redis, peer) = (Redis::start().await, Peer::of_redis().await);
-    let url = redis.url();
-    let settings = format!("brokers = [\"celery+{url}\"]\n[celery]\nresult_backend = \"{url}\"\n");
-    what_follows_a_task_runs(&peer, &settings, (&url, &url)).await;
+async fn what_follows_a_task_runs_in_a_python_worker_of_redis_alike() {
+    let redis = Redis::start().await;
+    everything_follows(Site::on_redis(&redis).await).await;
 }
 
-async fn what_follows_a_task_runs(peer: &Peer, settings: &str, urls: (&str, &str)) {
-    let longshore = Longshore::with_settings(settings);
+async fn everything_follows(site: Site) {
+    let longshore = Longshore::with_settings(&site.settings);
     let notes = longshore.folder().join("notes");
     let _worker = longshore.worker(&["-Q", "ships", "-c", "2", "-n", "quay"]).await;
-    let _python = PythonWorker::start(peer, urls, &notes);
-    let mut client = peer.python(&["canvas.py", "ships"]);
-    noting(&mut client, urls, &notes);
-    let seen = peer.ask(client, CLIENT_WITHIN).await;
+    let _python = PythonWorker::run(&site.python(&PythonWorker::arguments("tasks"), &notes));
+    let seen = site.peer.ask(site.python(&["canvas.py", "ships"], &notes), CLIENT_WITHIN).await;
 
     assert_eq!(seen["chain"], json!(["second"]), "an immutable one got the result of the one before: {seen}");
     assert_eq!(seen["first"], json!([null, "first"]));
