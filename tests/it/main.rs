@@ -22,6 +22,7 @@ mod girder_starts;
 mod interop;
 mod kills;
 mod layering;
+mod moving;
 mod nats;
 mod patience;
 mod pipeline;
