@@ -12,6 +12,7 @@ mod celery_ends;
 mod celery_redis;
 mod chaos;
 mod cli;
+mod compose;
 mod contract;
 mod corpus;
 mod docker;
