@@ -1,8 +1,8 @@
 # Everything a person does here by hand. `make` lists it. CARGO_TARGET_DIR is honoured throughout.
 .DEFAULT_GOAL := help
-.PHONY: help demo test long bench chaos fuzz lint fmt
+.PHONY: help demo test long bench chaos fuzz lint fmt golden compose
 
-shell_scripts := scripts/* .ci/run tests/it/support/rabbitmq-node tests/it/support/shared-server tests/peer/celery/install tests/peer/girder/install tests/peer/girder/start bench/peers/install bench/peers/leash
+shell_scripts := scripts/* config/container-entrypoint .ci/run tests/it/support/rabbitmq-node tests/it/support/shared-server tests/peer/celery/install tests/peer/girder/install tests/peer/girder/start bench/peers/install bench/peers/leash
 nextest_profile := $(if $(CI),ci,default)
 
 help: ## list the targets
@@ -36,6 +36,17 @@ chaos: ## every fault on every broker: CHAOS_TASKS (1000), CHAOS_SEEDS (3), CHAO
 fuzz: ## feed every decoder rubbish, each for FUZZ_SECONDS (1200); needs a nightly compiler
 	@scripts/c-compiler
 	@scripts/fuzz
+
+golden: ## keep what this version writes below tests/golden, once, before it is released
+	@scripts/test-servers
+	LONGSHORE_GOLDEN=1 cargo nextest run -E 'test(what_this_version_writes)'
+
+compose: ## bring docker-compose.yml up, run a task through each broker, take it down
+	@scripts/c-compiler
+	@scripts/docker-engine
+	@scripts/apt-install docker-compose nats-server redis-server rabbitmq-server
+	cargo build --release
+	@scripts/compose-proof
 
 lint: ## formatting, clippy, shellcheck and cargo-deny (the last two where they are installed)
 	cargo fmt --check

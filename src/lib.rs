@@ -25,5 +25,6 @@ pub mod retry;
 pub mod sqlite;
 pub mod store;
 pub mod task;
+pub mod transfer;
 pub mod units;
 pub mod worker;

@@ -44,6 +44,8 @@ pub struct Delivery {
     pub header_order: KeyOrder,
     /// Where an answer goes and what it repeats, where the broker carries that.
     pub properties: Properties,
+    /// The priority that it has here, where the broker knows that apart from the body.
+    pub priority: Option<Priority>,
     /// When it was submitted, where the broker knows.
     pub submitted: Option<Timestamp>,
     /// Whether it was handed over before.
@@ -57,7 +59,7 @@ impl Delivery {
     pub fn raw(&self) -> RawMessage {
         RawMessage {
             headers: self.headers.iter().map(|(name, value)| (name.clone(), Json::from(value))).collect(),
-            header_order: self.header_order,
+            header_order: self.header_order(),
             properties: self.properties.clone(),
             content_type: self.content_type.clone(),
             content_encoding: self.content_encoding.clone(),
@@ -66,6 +68,39 @@ impl Delivery {
         }
     }
 }
+
+impl Delivery {
+    /// How often it was moved from one broker to another.
+    pub fn hop(&self) -> u32 {
+        let hop = self.headers.get(HOP).and_then(Value::as_u64);
+        hop.and_then(|hop| u32::try_from(hop).ok()).unwrap_or(0)
+    }
+
+    /// Also of what lost its order at an earlier broker.
+    fn header_order(&self) -> KeyOrder {
+        if self.headers.get(ORDER).and_then(Value::as_str) == Some(ORDER_LOST) {
+            KeyOrder::Lost
+        } else {
+            self.header_order
+        }
+    }
+
+    /// Its headers for the next broker.
+    pub fn headers_for_next_hop(&self) -> BTreeMap<String, Value> {
+        let mut headers = self.headers.clone();
+        headers.insert(HOP.to_owned(), Value::from(self.hop().saturating_add(1)));
+        if self.header_order() == KeyOrder::Lost && !self.headers.is_empty() {
+            headers.insert(ORDER.to_owned(), Value::from(ORDER_LOST));
+        }
+        headers
+    }
+}
+
+/// The header that counts moves.
+const HOP: &str = "longshore-hop";
+/// The header that says whether nested tables in the others kept their order.
+const ORDER: &str = "longshore-header-order";
+const ORDER_LOST: &str = "lost";
 
 impl fmt::Debug for Delivery {
     /// Without body and headers: they may hold tokens.

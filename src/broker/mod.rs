@@ -133,6 +133,13 @@ pub trait Source: Send + Sync {
     async fn choose(&self, _queue: &QueueName, _intake: Intake) -> Result<Chosen, BrokerError> {
         Ok(Chosen::Fixed)
     }
+
+    /// Messages whose time has not come, at most `credit`, soonest first, each with that time: for whoever moves them to
+    /// another broker. They are under leases as any other, and settled alike; whoever gives one back says when it is due.
+    /// What lapses instead may come before its time, which its task then waits for itself. `None` where the broker cannot.
+    async fn fetch_delayed(&self, _credit: usize) -> Result<Option<Vec<(Timestamp, Delivery)>>, BrokerError> {
+        Ok(None)
+    }
 }
 
 /// What became of [`Source::choose`].

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::broker::{self, Broker, BrokerUrl, OpenOptions};
 use crate::config::{Address, Loaded, Settings};
 use crate::store::{self, ResultStore};
-use crate::task::Limits;
+use crate::task::{Limits, QueueName};
 
 use super::error::CliError;
 use super::output::Output;
@@ -27,14 +27,28 @@ impl Context {
 
     /// Opens the first broker.
     pub(crate) async fn broker(&self) -> Result<Broker, CliError> {
-        let url = url(&self.settings().brokers[0])?;
+        self.broker_at(&self.settings().brokers[0], Vec::new()).await
+    }
+
+    /// Opens the broker at `address`, to fetch from `queues`.
+    pub(crate) async fn broker_at(
+        &self,
+        address: &Address,
+        queues: Vec<QueueName>,
+    ) -> Result<Broker, CliError> {
+        let url = url(address)?;
         self.make_state_dir()?;
-        Ok(broker::open(&url, &self.open_options()).await?)
+        Ok(broker::open(&url, &OpenOptions { queues, ..self.open_options() }).await?)
     }
 
     /// Opens the store.
     pub(crate) async fn store(&self) -> Result<Arc<dyn ResultStore>, CliError> {
-        let url = url(&self.settings().store)?;
+        self.store_at(&self.settings().store).await
+    }
+
+    /// Opens the store at `address`.
+    pub(crate) async fn store_at(&self, address: &Address) -> Result<Arc<dyn ResultStore>, CliError> {
+        let url = url(address)?;
         self.make_state_dir()?;
         Ok(store::open(&url, &self.open_options()).await?)
     }

@@ -1,4 +1,7 @@
 //! `doctor`: looks for what is missing; each finding names its remedy.
+//!
+//! `doctor --quick` is for health checks: it asks only what a worker cannot do without, says nothing while all is well, and
+//! bounds each look.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,25 +16,42 @@ use super::error::CliError;
 use crate::broker::celery::speaker;
 use crate::broker::{Broker, BrokerUrl, Intake};
 use crate::celery::Backend;
+use crate::config::Address;
+use crate::docker::DockerApi;
 use crate::docker::engine::Survey;
-use crate::docker::{Address, DockerApi};
 use crate::worker;
 
 const EXAMPLES: &str = "\
 Examples:
   longshore doctor
   longshore --broker sqlite:///srv/longshore.db doctor --output json
+  longshore doctor --quick                 as the health check of a container
 
-Each thing that is found comes with its remedy. Exit codes: 0 nothing is broken, 3 something is.";
+Each thing that is found comes with its remedy. --quick looks whether the settings can be read, the
+state and work folders can be written, the clock is set, the policy is one, and every broker and the
+store answer within 5 seconds each. It leaves out the engine, queues and workers, and prints only
+what is broken. Exit codes: 0 nothing is broken, 2 wrong settings, 3 something is broken.";
 
-/// Look for what is missing: engine, disk, broker, store, policy, clock.
+/// Look for what is missing: engine, disk, brokers, store, policy, clock.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Doctor {
-    /// Leave out what takes long or asks the engine
+    /// Only what a health check needs, in silence while all is well
     #[arg(long)]
     quick: bool,
 }
+
+/// How closely one looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// For a health check.
+    Quick,
+    /// For a person.
+    Whole,
+}
+
+/// The longest that a broker or store may take to answer a quick look.
+const QUICK_ANSWER: Duration = Duration::from_secs(5);
 
 /// How a look ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -74,21 +94,29 @@ impl Finding {
 impl Doctor {
     /// Does what was asked.
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
+        let look = if self.quick { Look::Quick } else { Look::Whole };
         let mut findings = vec![settings(context)];
         findings.extend(folders(context));
         findings.push(clock());
         findings.extend(policy(context));
-        if !self.quick {
+        if look == Look::Whole {
             findings.push(engine(context).await);
         }
-        findings.extend(broker(context).await);
-        findings.push(store(context).await);
-        findings.extend(results(context).await);
+        for address in &context.settings().brokers {
+            findings.extend(bounded(look, "broker", broker(context, address, look)).await);
+        }
+        let store = async { vec![store(context).await] };
+        findings.extend(bounded(look, "store", store).await);
+        if look == Look::Whole {
+            findings.extend(results(context).await);
+        }
         let broken = findings.iter().filter(|finding| finding.health == Health::Broken).count();
         if context.output.is_json() {
             context.output.document(&json!({ "findings": findings, "broken": broken }))?;
         } else {
-            print(context, &findings)?;
+            let told =
+                findings.iter().filter(|finding| look == Look::Whole || finding.health == Health::Broken);
+            print(context, &told.collect::<Vec<_>>())?;
         }
         if broken == 0 {
             Ok(())
@@ -101,7 +129,22 @@ impl Doctor {
     }
 }
 
-fn print(context: &Context, findings: &[Finding]) -> Result<(), CliError> {
+/// What a look found, or that it found nothing in the time that a health check has.
+async fn bounded(
+    look: Look,
+    what: &'static str,
+    findings: impl Future<Output = Vec<Finding>>,
+) -> Vec<Finding> {
+    match look {
+        Look::Whole => findings.await,
+        Look::Quick => tokio::time::timeout(QUICK_ANSWER, findings).await.unwrap_or_else(|_| {
+            let seen = format!("no answer within {} s", QUICK_ANSWER.as_secs());
+            vec![Finding::broken(what, seen, "longshore doctor waits longer and looks closer")]
+        }),
+    }
+}
+
+fn print(context: &Context, findings: &[&Finding]) -> Result<(), CliError> {
     let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
     for finding in findings {
         let mark = match finding.health {
@@ -205,7 +248,7 @@ async fn engine(context: &Context) -> Finding {
     let remedy =
         "start Docker or Podman, let this user use its socket, or name it with docker.host or DOCKER_HOST";
     let docker = &context.settings().docker;
-    let address = match Address::read(&docker.host) {
+    let address = match crate::docker::Address::read(&docker.host) {
         Ok(address) => address,
         Err(error) => {
             return Finding::broken("engine", error.to_string(), "correct docker.host or DOCKER_HOST");
@@ -221,13 +264,17 @@ async fn engine(context: &Context) -> Finding {
     }
 }
 
-async fn broker(context: &Context) -> Vec<Finding> {
+async fn broker(context: &Context, address: &Address, look: Look) -> Vec<Finding> {
     let started = Instant::now();
     let remedy = "check brokers in the settings, and that the server runs and lets us in";
-    let broker = match context.broker().await {
+    let broker = match context.broker_at(address, Vec::new()).await {
         Ok(broker) => broker,
         Err(error) => return vec![Finding::broken("broker", bare(&error), remedy)],
     };
+    if look == Look::Quick {
+        // Opening it asked it already.
+        return vec![Finding::good("broker", format!("{}, answered in {}", broker.name, ms(started)))];
+    }
     let queues = match broker.admin.queues().await {
         Ok(queues) => queues,
         Err(error) => return vec![Finding::broken("broker", error.to_string(), remedy)],

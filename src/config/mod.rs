@@ -21,6 +21,7 @@ mod variables;
 
 pub use effective::Effective;
 pub use layers::{FileChoice, Flag, Loaded, Sources, load};
+pub use places::store_beside;
 pub use problem::{ConfigError, Problem};
 pub use types::{Address, Settings};
 

@@ -27,22 +27,10 @@ pub(super) fn resolve(settings: &mut Settings, sources: &Sources) -> Result<(), 
         let file = settings.state_dir.join("longshore.db");
         settings.brokers = vec![Address::new(format!("sqlite://{}", file.display()))];
     }
-    let speaks_celery = celery::is_spoken(&settings.brokers[0]);
     if settings.store.is_empty() {
-        let results = &settings.celery.result_backend;
-        settings.store = if let Some(same_server) = celery::store(&settings.brokers[0]) {
-            same_server
-        } else {
-            match results.expose().split(':').next() {
-                Some("redis" | "rediss") if speaks_celery => results.clone(),
-                // RabbitMQ keeps no records.
-                _ if speaks_celery => {
-                    Address::new(format!("sqlite://{}", settings.state_dir.join("longshore.db").display()))
-                }
-                _ => settings.brokers[0].clone(),
-            }
-        };
+        settings.store = store_beside(&settings.brokers[0], settings);
     }
+    let speaks_celery = celery::is_spoken(&settings.brokers[0]);
     let worker = &mut settings.worker;
     if speaks_celery && worker.queues == ["default"] {
         worker.queues = vec!["celery".to_owned()];
@@ -57,6 +45,23 @@ pub(super) fn resolve(settings: &mut Settings, sources: &Sources) -> Result<(), 
         worker.staging_ahead = worker.concurrency.max(LEAST_AHEAD);
     }
     Ok(())
+}
+
+/// Where the records of workers are whose first broker is `broker`, unless the settings name a store.
+pub fn store_beside(broker: &Address, settings: &Settings) -> Address {
+    if let Some(same_server) = celery::store(broker) {
+        return same_server;
+    }
+    let speaks_celery = celery::is_spoken(broker);
+    let results = &settings.celery.result_backend;
+    match results.expose().split(':').next() {
+        Some("redis" | "rediss") if speaks_celery => results.clone(),
+        // RabbitMQ keeps no records.
+        _ if speaks_celery => {
+            Address::new(format!("sqlite://{}", settings.state_dir.join("longshore.db").display()))
+        }
+        _ => broker.clone(),
+    }
 }
 
 fn state_dir(sources: &Sources) -> Result<PathBuf, Problem> {

@@ -25,6 +25,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("docker", &["task", "events", "store", "handler", "http", "policy", "pipeline", "girder"]),
     ("executor", &["task", "events", "store", "broker", "handler", "ledger", "config"]),
     ("celery", &["task", "events", "broker", "ledger"]),
+    ("transfer", &["task", "events", "broker", "store"]),
     ("config", &["docker", "policy", "girder"]),
 ];
 

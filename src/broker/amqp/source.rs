@@ -254,6 +254,8 @@ impl Fetcher {
             headers,
             header_order: KeyOrder::Lost,
             properties,
+            // Celery's and ours count differently: the body's reader knows which it is.
+            priority: None,
             submitted,
             redelivered,
             lease,

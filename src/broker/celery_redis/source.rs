@@ -234,6 +234,8 @@ impl Fetcher {
             content_encoding: envelope.raw.content_encoding,
             header_order: envelope.raw.header_order,
             properties: envelope.raw.properties,
+            // Celery's and ours count differently: the body's reader knows which it is.
+            priority: None,
             lease,
         }
     }

@@ -109,6 +109,24 @@ impl Shelves {
         places.into_iter().filter_map(|(_, id)| self.lease(id, until, owner)).collect()
     }
 
+    /// Takes at most `credit` messages of `queues` whose time has not come, soonest first; each with that time.
+    pub(super) fn claim_early(
+        &mut self,
+        queues: &[QueueName],
+        credit: usize,
+        until: Instant,
+        owner: &str,
+    ) -> Vec<(Instant, Claimed)> {
+        let is_early = |id: &u64| {
+            self.messages.get(id).is_some_and(|message| {
+                matches!(message.state, State::Delayed(_)) && queues.contains(&message.submission.queue)
+            })
+        };
+        let early: Vec<(Instant, u64)> =
+            self.timers.iter().filter(|(_, id)| is_early(id)).take(credit).copied().collect();
+        early.into_iter().filter_map(|(due, id)| Some((due, self.lease(id, until, owner)?))).collect()
+    }
+
     fn lease(&mut self, id: u64, until: Instant, owner: &str) -> Option<Claimed> {
         self.place(id, State::Leased(until));
         let message = self.messages.get_mut(&id)?;

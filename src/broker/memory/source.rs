@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::shelves::{ClaimKey, Claimed};
-use super::{Client, Hub};
+use super::{Client, Hub, timestamp_of};
 use crate::broker::message::Lease;
 use crate::broker::{
     BrokerError, Delivery, Extended, Extender, MessageId, Settled, Settlement, Settler, Source,
@@ -53,14 +54,26 @@ impl Source for Client {
     fn lease(&self) -> Duration {
         self.options.lease
     }
+
+    async fn fetch_delayed(&self, credit: usize) -> Result<Option<Vec<(Timestamp, Delivery)>>, BrokerError> {
+        let until = Instant::now() + self.options.lease;
+        let owner = self.owner();
+        let claimed = self.hub.shelves().claim_early(&self.options.queues, credit, until, &owner);
+        let early = |(due, claimed)| (timestamp_of(due), self.delivery(claimed, until));
+        Ok(Some(claimed.into_iter().map(early).collect()))
+    }
 }
 
 impl Client {
+    fn owner(&self) -> String {
+        format!("{}/{}", self.options.worker, self.options.incarnation)
+    }
+
     fn look(&self, credit: usize) -> (Vec<Delivery>, Option<Instant>) {
         self.hub.looks.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         let until = now + self.options.lease;
-        let owner = format!("{}/{}", self.options.worker, self.options.incarnation);
+        let owner = self.owner();
         let (claimed, next_due, promoted) = {
             let mut shelves = self.hub.shelves();
             let promoted = shelves.promote(now);
@@ -76,6 +89,7 @@ impl Client {
 
     fn delivery(&self, claimed: Claimed, until: Instant) -> Delivery {
         let submission = claimed.submission;
+        let priority = Some(submission.priority);
         let key = ClaimKey { id: claimed.id, token: claimed.token };
         let claim = || Box::new(Claim { hub: Arc::clone(&self.hub), key });
         Delivery {
@@ -87,6 +101,7 @@ impl Client {
             headers: submission.headers,
             header_order: KeyOrder::Kept,
             properties: Properties::default(),
+            priority,
             submitted: Some(claimed.submitted),
             redelivered: claimed.redelivered,
             lease: Lease { until, duration: self.options.lease, extender: claim(), settler: claim() },

@@ -4,13 +4,14 @@
 //! called, and `docs/protocol.md` tells producers what they may rely on. `nats/` owns the connection.
 //!
 //! # Decisions
-//! See `topology` (streams), `arrivals` (requests that wait), `lease` (no fences here), `events` (two streams, live by core
+//! See `topology` (streams), `arrivals` (requests that wait), `lease` (no fences here), `early`, `events` (two streams, live by core
 //! subjects) and `later` (what waits for its time).
 
 mod admin;
 mod arrivals;
 mod attend;
 mod dead;
+mod early;
 mod events;
 mod fleet;
 mod later;

@@ -7,15 +7,17 @@ use async_nats::Subscriber;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::arrivals::{Arrivals, Arrived, Counter, REQUEST_WAIT, Trouble};
+use super::early::Early;
 use super::lease::{Claim, Held, Received};
 use super::message::Letter;
-use super::names::{Names, Wait};
+use super::names::{Names, Wait, usual_priority};
 use super::{Client, topology};
 use crate::broker::message::Lease;
 use crate::broker::{BrokerError, Delivery, MessageId, Source};
@@ -36,6 +38,7 @@ pub(super) struct Fetcher {
     arrivals: Arc<Arrivals>,
     /// Held by the fetch that goes on.
     started: Mutex<Option<Started>>,
+    early: Early,
 }
 
 /// What a first fetch begins.
@@ -46,7 +49,12 @@ struct Started {
 
 impl Fetcher {
     pub(super) fn new(client: Arc<Client>) -> Self {
-        Self { client, arrivals: Arc::new(Arrivals::new()), started: Mutex::new(None) }
+        Self {
+            client,
+            arrivals: Arc::new(Arrivals::new()),
+            started: Mutex::new(None),
+            early: Early::default(),
+        }
     }
 
     async fn wait_for_work(&self, credit: usize, stop: &CancelScope) -> Result<Vec<Delivery>, LinkError> {
@@ -225,6 +233,7 @@ impl Fetcher {
             headers: letter.headers,
             header_order: KeyOrder::Kept,
             properties: Properties::default(),
+            priority: Some(letter.priority.unwrap_or_else(|| usual_priority(class))),
             submitted: Some(submitted),
             redelivered,
             lease: Lease { until, duration: lease, extender: claim(), settler: claim() },
@@ -291,5 +300,10 @@ impl Source for Fetcher {
 
     fn lease(&self) -> Duration {
         self.client.options.lease
+    }
+
+    async fn fetch_delayed(&self, credit: usize) -> Result<Option<Vec<(Timestamp, Delivery)>>, BrokerError> {
+        let taken = self.early.take(&self.client, credit).await;
+        taken.map(Some).map_err(self.client.cannot("hand out what is delayed"))
     }
 }

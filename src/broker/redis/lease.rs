@@ -16,6 +16,7 @@ script!(ACK, "lua/common.lua", "lua/ack.lua");
 script!(GIVE_BACK, "lua/common.lua", "lua/give_back.lua");
 script!(FORWARD, "lua/common.lua", "lua/forward.lua");
 script!(PARK, "lua/common.lua", "lua/park.lua");
+script!(HELD, "lua/common.lua", "lua/held.lua");
 
 /// Which message is in whose name.
 pub(super) struct Claim {
@@ -60,15 +61,60 @@ impl Claim {
     }
 
     fn told(&self, ended: Result<bool, LinkError>) -> Settled {
-        match ended {
-            Ok(true) => Settled::Settled,
-            Ok(false) => Settled::Lost,
-            Err(error) => {
-                let broker = &self.client.place.name;
-                tracing::warn!(%broker, %error, "a message could not be settled; its lease will lapse");
-                Settled::Unknown
-            }
+        told(&self.client, ended)
+    }
+}
+
+fn told(client: &Client, ended: Result<bool, LinkError>) -> Settled {
+    match ended {
+        Ok(true) => Settled::Settled,
+        Ok(false) => Settled::Lost,
+        Err(error) => {
+            let broker = &client.place.name;
+            tracing::warn!(%broker, %error, "a message could not be settled; its lease will lapse");
+            Settled::Unknown
         }
+    }
+}
+
+/// A message that was taken before its time and stays outside of the stream: kept by putting its time off.
+pub(super) struct EarlyClaim {
+    pub(super) client: Arc<Client>,
+    pub(super) stem: String,
+    pub(super) number: String,
+}
+
+impl EarlyClaim {
+    fn call(&self, verb: &str) -> Call {
+        HELD.on(std::slice::from_ref(&self.stem)).arg(&self.number).arg(verb)
+    }
+
+    async fn ask(&self, call: Call) -> Result<bool, LinkError> {
+        Ok(value::int(&self.client.link.call(&call).await?)? == 1)
+    }
+}
+
+#[async_trait]
+impl Extender for EarlyClaim {
+    async fn extend(&self, by: Duration) -> Result<Extended, BrokerError> {
+        let until = Instant::now() + by;
+        let ours = self.ask(self.call("extend").arg(millis(by))).await;
+        let ours = ours.map_err(self.client.cannot("prolong a lease"))?;
+        Ok(if ours { Extended::Until(until) } else { Extended::Lost })
+    }
+}
+
+#[async_trait]
+impl Settler for EarlyClaim {
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Settled {
+        let call = match &settlement {
+            Settlement::Ack => self.call("ack"),
+            Settlement::Retry { after } | Settlement::Release { after } => {
+                self.call("until").arg(millis(*after)).arg(self.client.keys.bell())
+            }
+            Settlement::DeadLetter { reason } => self.call("park").arg(reason),
+        };
+        told(&self.client, self.ask(call).await)
     }
 }
 

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use redis::Value;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use super::keys::class_named;
-use super::lease::Claim;
-use super::message::Entry;
+use super::keys::{class_named, usual_priority};
+use super::lease::{Claim, EarlyClaim};
+use super::message::{Entry, of_millis};
 use super::{Client, millis};
 use crate::broker::message::Lease;
 use crate::broker::{BrokerError, Delivery, Source};
@@ -28,6 +29,7 @@ use crate::task::message::Properties;
 
 script!(CLAIM, "lua/common.lua", "lua/claim.lua");
 script!(REGISTER, "lua/common.lua", "lua/register.lua");
+script!(EARLY, "lua/common.lua", "lua/early.lua");
 script!(SWEEP, "lua/common.lua", "lua/sweep.lua");
 
 /// The group that all workers read in.
@@ -274,21 +276,26 @@ impl Fetcher {
     }
 
     fn delivery(&self, taken: Taken, until: Instant) -> Delivery {
-        let Taken { queue, class, id, again, entry } = taken;
         let claim = || {
             Box::new(Claim {
                 client: Arc::clone(&self.client),
                 consumer: Arc::clone(&self.consumer),
-                stem: self.stems[queue].clone(),
-                class,
-                id: id.clone(),
+                stem: self.stems[taken.queue].clone(),
+                class: taken.class,
+                id: taken.id.clone(),
             })
         };
+        let lease = Lease { until, duration: self.client.options.lease, extender: claim(), settler: claim() };
+        self.under(lease, taken)
+    }
+
+    fn under(&self, lease: Lease, taken: Taken) -> Delivery {
+        let Taken { queue, class, id, again, entry } = taken;
         let queue = self.client.options.queues[queue].clone();
         Delivery {
             message: entry.message(&queue, class, &id),
             submitted: entry.submitted(&id),
-            lease: Lease { until, duration: self.client.options.lease, extender: claim(), settler: claim() },
+            lease,
             queue,
             body: entry.body,
             content_type: entry.content_type,
@@ -296,8 +303,38 @@ impl Fetcher {
             headers: entry.headers,
             header_order: KeyOrder::Kept,
             properties: Properties::default(),
+            priority: Some(entry.priority.unwrap_or_else(|| usual_priority(class))),
             redelivered: again,
         }
+    }
+}
+
+impl Fetcher {
+    /// What waits for its time: given back with a delay, which is claimed as ever, or submitted for later, which stays
+    /// outside of the stream.
+    async fn take_early(&self, credit: usize) -> Result<Vec<(Timestamp, Delivery)>, LinkError> {
+        let lease = self.client.options.lease;
+        let until = Instant::now() + lease;
+        let call = EARLY.on(&self.stems).arg(&*self.consumer).arg(credit).arg(millis(lease));
+        let mut early = Vec::new();
+        for found in value::list(self.client.link.call(&call).await?)? {
+            let [due, held, message] = value::row(found)?;
+            let due = u64::try_from(value::int(&due)?).ok().and_then(of_millis).unwrap_or_default();
+            let taken = self.taken(message)?;
+            let delivery = if value::int(&held)? == 1 {
+                let claim = || {
+                    let stem = self.stems[taken.queue].clone();
+                    Box::new(EarlyClaim { client: Arc::clone(&self.client), stem, number: taken.id.clone() })
+                };
+                let lease = Lease { until, duration: lease, extender: claim(), settler: claim() };
+                self.under(lease, taken)
+            } else {
+                self.delivery(taken, until)
+            };
+            early.push((due, delivery));
+        }
+        early.sort_by_key(|(due, _)| *due);
+        Ok(early)
     }
 }
 
@@ -321,5 +358,9 @@ impl Source for Fetcher {
 
     fn lease(&self) -> Duration {
         self.client.options.lease
+    }
+
+    async fn fetch_delayed(&self, credit: usize) -> Result<Option<Vec<(Timestamp, Delivery)>>, BrokerError> {
+        self.take_early(credit).await.map(Some).map_err(self.client.cannot("hand out what is delayed"))
     }
 }

@@ -24,6 +24,7 @@ pub(super) struct ClaimKey {
 pub(super) struct Claimed {
     pub(super) key: ClaimKey,
     pub(super) queue: QueueName,
+    pub(super) rank: i64,
     pub(super) submitted: i64,
     pub(super) content_type: String,
     pub(super) content_encoding: Option<String>,
@@ -113,6 +114,38 @@ fn best(transaction: &Transaction<'_>, queues: &[QueueName], credit: usize) -> r
     Ok(places)
 }
 
+/// Claims messages of `queues` whose time has not come, at most `credit`, soonest first; each with that time.
+pub(super) fn early(
+    transaction: &mut Transaction<'_>,
+    queues: &[QueueName],
+    credit: usize,
+    lease: Duration,
+    owner: &str,
+) -> rusqlite::Result<Vec<(i64, Claimed)>> {
+    let until = clock::machine().saturating_add(clock::micros(lease));
+    let most = i64::try_from(credit).unwrap_or(i64::MAX);
+    let mut found = Vec::new();
+    for queue in queues {
+        if is_paused(transaction, queue)? {
+            continue;
+        }
+        let mut delayed = transaction.statement(
+            "SELECT due, id FROM messages WHERE state = 1 AND queue = ?1 AND due > ?2 ORDER BY due, id LIMIT ?3",
+        )?;
+        let rows = delayed.query_map(params![queue.as_str(), clock::wall(), most], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        })?;
+        found.extend(rows.map(|row| row.map(|(due, id)| (due, id, queue))).collect::<Result<Vec<_>, _>>()?);
+    }
+    found.sort_unstable_by_key(|(due, id, _)| (*due, *id));
+    found.truncate(credit);
+    let mut claimed = Vec::with_capacity(found.len());
+    for (due, id, queue) in found {
+        claimed.extend(claim(transaction, id, queue, until, owner)?.map(|message| (due, message)));
+    }
+    Ok(claimed)
+}
+
 fn is_paused(transaction: &Transaction<'_>, queue: &QueueName) -> rusqlite::Result<bool> {
     let mut paused = transaction.statement("SELECT paused FROM queues WHERE name = ?1")?;
     Ok(paused.query_row([queue.as_str()], |row| row.get(0)).optional()?.unwrap_or(false))
@@ -126,13 +159,14 @@ fn claim(
     owner: &str,
 ) -> rusqlite::Result<Option<Claimed>> {
     let mut read = transaction.statement(
-        "SELECT m.token, m.submitted, b.content_type, b.content_encoding, b.headers, b.body
+        "SELECT m.token, m.submitted, b.content_type, b.content_encoding, b.headers, b.body, m.rank
          FROM messages m JOIN bodies b ON b.id = m.id WHERE m.id = ?1",
     )?;
     let claimed = read.query_row([id], |row| {
         Ok(Claimed {
             key: ClaimKey { id, token: row.get::<_, i64>(0)? + 1 },
             queue: queue.clone(),
+            rank: row.get(6)?,
             submitted: row.get(1)?,
             content_type: row.get(2)?,
             content_encoding: row.get(3)?,

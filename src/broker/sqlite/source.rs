@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::Client;
 use super::claims::{self, ClaimKey, Claimed, Look};
+use super::{Client, priority};
 use crate::broker::message::Lease;
 use crate::broker::{
     BrokerError, Delivery, Extended, Extender, MessageId, Part, Settled, Settlement, Settler, Source,
@@ -95,6 +96,7 @@ impl Fetcher {
             headers: claimed.headers,
             header_order: KeyOrder::Kept,
             properties: Properties::default(),
+            priority: Some(priority(claimed.rank)),
             submitted: Some(clock::timestamp(claimed.submitted)),
             redelivered: claimed.key.token > 1,
             lease,
@@ -120,6 +122,19 @@ impl Source for Fetcher {
 
     fn lease(&self) -> Duration {
         self.client.options.lease
+    }
+
+    async fn fetch_delayed(&self, credit: usize) -> Result<Option<Vec<(Timestamp, Delivery)>>, BrokerError> {
+        let (queues, owner) = (self.client.options.queues.clone(), self.owner.clone());
+        let lease = self.client.options.lease;
+        let until = Instant::now() + lease;
+        let written = self
+            .client
+            .database
+            .write(move |transaction| claims::early(transaction, &queues, credit, lease, &owner));
+        let found = written.await.map_err(self.client.cannot("hand out what is delayed"))?;
+        let early = |(due, claimed)| (clock::timestamp(due), self.delivery(claimed, until));
+        Ok(Some(found.into_iter().map(early).collect()))
     }
 }
 

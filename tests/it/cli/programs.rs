@@ -60,6 +60,9 @@ impl Program {
         let letter = self.letter().await;
         assert_eq!(self.told("dead drop", &[&letter])["removed"][0], letter.as_str());
         assert_eq!(self.told("queue purge", &["default", "--yes"])["removed"], 0);
+        let [from, to] = ["longshore.db", "elsewhere.db"]
+            .map(|name| format!("sqlite://{}", self.harbour.path().join(name).display()));
+        assert_eq!(self.told("queue move", &[&from, &to, "--queue", "default"])["moved"], 0);
     }
 
     fn of_settings(&mut self, file: &str) {

@@ -61,7 +61,7 @@ fn a_healthy_machine_has_nothing_broken_and_a_broken_store_is_told_with_a_remedy
     assert_eq!(told["broken"], 0);
     let looked: Vec<&str> =
         told["findings"].as_array().unwrap().iter().map(|one| one["what"].as_str().unwrap()).collect();
-    for what in ["settings", "state folder", "work folder", "clock", "broker", "workers", "store"] {
+    for what in ["settings", "state folder", "work folder", "clock", "policy", "broker", "store"] {
         assert!(looked.contains(&what), "{looked:?}");
     }
     let file = harbour
@@ -72,4 +72,31 @@ fn a_healthy_machine_has_nothing_broken_and_a_broken_store_is_told_with_a_remedy
     let line = broken.out.lines().find(|line| line.starts_with("BROKEN")).unwrap();
     assert!(line.contains("store"), "{line}");
     assert!(broken.out.contains("check store in the settings"), "{}", broken.out);
+}
+
+#[test]
+fn a_health_check_is_silent_while_all_is_well_and_names_each_broker_that_does_not_answer() {
+    let harbour = Harbour::new();
+    let near = format!("sqlite://{}", harbour.path().join("near.db").display());
+    assert_eq!(harbour.run(&["--broker", &near, "doctor", "--quick"]).good(), "");
+    let nobody = format!("redis://127.0.0.1:{}", crate::support::process::free_port());
+    let ran = harbour.run(&["--broker", &near, "--broker", &nobody, "doctor", "--quick"]);
+    assert_eq!(ran.code, 3, "{}{}", ran.out, ran.err);
+    let broken: Vec<&str> = ran.out.lines().filter(|line| line.starts_with("BROKEN")).collect();
+    assert!(broken.len() == 1 && broken[0].contains(&nobody), "{}", ran.out);
+    assert!(ran.err.contains("1 of 8 looks found something broken"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_health_check_does_not_wait_for_a_server_that_says_nothing() {
+    let harbour = Harbour::new();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("redis://{}", silent.local_addr().unwrap());
+    let near = format!("sqlite://{}", harbour.path().join("near.db").display());
+    let started = std::time::Instant::now();
+    let mut command = harbour.command(&["--broker", &address, "--store", &near, "doctor", "--quick"]);
+    command.env("LONGSHORE_CONNECT_TIMEOUT", "60s");
+    let ran = super::Ran::of(&command.output().unwrap());
+    assert!(ran.code == 3 && ran.out.contains("no answer within 5 s"), "{}{}", ran.out, ran.err);
+    assert!(started.elapsed() < std::time::Duration::from_secs(30));
 }

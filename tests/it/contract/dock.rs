@@ -131,6 +131,12 @@ impl Source for Counting {
     fn lease(&self) -> Duration {
         self.source.lease()
     }
+    async fn fetch_delayed(
+        &self,
+        credit: usize,
+    ) -> Result<Option<Vec<(jiff::Timestamp, Delivery)>>, BrokerError> {
+        self.source.fetch_delayed(credit).await
+    }
 }
 
 impl Dock for Amqp {

@@ -92,6 +92,7 @@ macro_rules! contract {
                 old_records_go_unless_they_are_unfinished_or_owe,
                 beyond_their_size_the_oldest_records_go,
                 no_revision_comes_back_with_a_new_record,
+                an_empty_store_lists_nothing_and_sweeps_nothing,
             );
     };
     (@room $room:ident, $dock:ty, $test:tt; $($rule:ident,)+) => {

@@ -272,6 +272,16 @@ pub(crate) async fn beyond_their_size_the_oldest_records_go(dock: &impl Dock) {
     assert_eq!(store.sweep(&retention(1_000, 1_000, 110_000)).await.unwrap(), 0);
 }
 
+pub(crate) async fn an_empty_store_lists_nothing_and_sweeps_nothing(dock: &impl Dock) {
+    let store = dock.store().await;
+    assert_eq!(store.list(&RecordQuery::default()).await.unwrap(), []);
+    assert_eq!(
+        store.list(&RecordQuery { limit: 1, owing: true, ..RecordQuery::default() }).await.unwrap(),
+        []
+    );
+    assert_eq!(store.sweep(&retention(1, 1, 1)).await.unwrap(), 0);
+}
+
 pub(crate) async fn no_revision_comes_back_with_a_new_record(dock: &impl Dock) {
     let store = dock.store().await;
     let old = changed(record("a", Status::Succeeded), ago(1_000));

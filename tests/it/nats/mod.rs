@@ -2,6 +2,7 @@
 
 pub(crate) mod dock;
 mod plain;
+mod protocol;
 mod server;
 mod survival;
 mod users;

@@ -1,11 +1,13 @@
-//! `longshore worker list|info|drain|resume`, over Redis and over SQLite.
+//! `longshore worker list|info|drain|resume`, over every broker.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::longshore::Longshore;
+use crate::support::nats::Nats;
 use crate::support::poll::eventually;
+use crate::support::rabbitmq::RabbitMq;
 use crate::support::redis::Redis;
 
 #[tokio::test]
@@ -17,6 +19,18 @@ async fn workers_of_a_redis_broker_are_listed_and_steered() {
 #[tokio::test]
 async fn workers_of_an_sqlite_broker_are_listed_and_steered() {
     workers_are_listed_and_steered("").await;
+}
+
+#[tokio::test]
+async fn workers_of_a_nats_broker_are_listed_and_steered() {
+    let nats = Nats::start().await;
+    workers_are_listed_and_steered(&format!("brokers = [\"{}\"]\n", nats.url())).await;
+}
+
+#[tokio::test]
+async fn workers_of_a_rabbitmq_broker_are_listed_and_steered() {
+    let rabbit = RabbitMq::vhost().await;
+    workers_are_listed_and_steered(&format!("brokers = [\"{}\"]\n", rabbit.url())).await;
 }
 
 async fn workers_are_listed_and_steered(broker: &str) {

@@ -4,29 +4,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::example;
 use crate::support::longshore::Longshore;
 use crate::support::poll::eventually;
 use crate::support::redis::Redis;
-
-/// The block of code behind the mark with this name.
-fn example(name: &str) -> String {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md")).unwrap();
-    let (_, behind) =
-        text.split_once(&format!("<!-- tested: {name} -->\n```")).expect("the example is there");
-    let (_, code) = behind.split_once('\n').unwrap();
-    code.split_once("```").unwrap().0.to_owned()
-}
-
-/// Runs an example and returns what it printed.
-async fn run(redis: &Redis, name: &str) -> String {
-    let program = if name == "redis-result.py" { "python3" } else { "sh" };
-    let mut command = tokio::process::Command::new(program);
-    command.arg(if program == "sh" { "-ec" } else { "-c" }).arg(example(name));
-    let output = command.env("REDIS_URL", redis.url()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(Duration::from_secs(60), output).await.expect("it ends").unwrap();
-    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 async fn ended(longshore: &Longshore, task: &str) -> Value {
     eventually(Duration::from_secs(30), &format!("{task} has ended"), async || {
@@ -45,8 +26,8 @@ async fn ended(longshore: &Longshore, task: &str) -> Value {
 async fn a_plain_xadd_is_a_valid_submission() {
     let redis = Redis::start().await;
     let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", redis.url()));
-    run(&redis, "redis-submit.sh").await;
-    let printed = run(&redis, "redis-once.sh").await;
+    example::run("REDIS_URL", &redis.url(), "redis-submit.sh").await;
+    let printed = example::run("REDIS_URL", &redis.url(), "redis-once.sh").await;
     assert_eq!(
         printed.lines().filter(|line| line.contains('-')).count(),
         1,
@@ -63,7 +44,7 @@ async fn a_producer_in_python_submits_and_reads_the_result_and_the_events() {
     let redis = Redis::start().await;
     let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", redis.url()));
     let _worker = longshore.worker(&[]).await;
-    let printed = run(&redis, "redis-result.py").await;
+    let printed = example::run("REDIS_URL", &redis.url(), "redis-result.py").await;
     let lines: Vec<&str> = printed.lines().collect();
     assert_eq!(lines[0], "succeeded a");
     assert!(lines.contains(&"longshore.task.running.v1"), "{printed}");
@@ -71,11 +52,39 @@ async fn a_producer_in_python_submits_and_reads_the_result_and_the_events() {
 }
 
 #[tokio::test]
+async fn a_producer_in_go_submits_and_follows_its_task_live() {
+    let redis = Redis::start().await;
+    let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", redis.url()));
+    let _worker = longshore.worker(&[]).await;
+    let printed = example::run("REDIS_URL", &redis.url(), "redis-follow.go").await;
+    let lines: Vec<&str> = printed.lines().collect();
+    assert!(lines.contains(&"longshore.task.running.v1"), "{printed}");
+    assert_eq!(lines[lines.len() - 2..], ["longshore.task.succeeded.v1", "succeeded"], "{printed}");
+}
+
+#[test]
+fn every_example_is_run_by_a_test() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md")).unwrap();
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it");
+    let mut sources = String::new();
+    for room in ["redis", "nats"] {
+        sources += &std::fs::read_to_string(format!("{tests}/{room}/protocol.rs")).unwrap_or_default();
+    }
+    let blocks = text.lines().filter(|line| ["```sh", "```python", "```go"].contains(line)).count();
+    let named: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("<!-- tested: ")?.strip_suffix(" -->")).collect();
+    assert_eq!(blocks, named.len(), "an example has no mark");
+    for name in named {
+        assert!(sources.contains(&format!("\"{name}\"")), "no test runs {name}");
+    }
+}
+
+#[tokio::test]
 async fn a_cancel_of_a_producer_is_found_by_the_worker_that_comes_later() {
     let redis = Redis::start().await;
     let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", redis.url()));
-    run(&redis, "redis-submit.sh").await;
-    run(&redis, "redis-cancel.sh").await;
+    example::run("REDIS_URL", &redis.url(), "redis-submit.sh").await;
+    example::run("REDIS_URL", &redis.url(), "redis-cancel.sh").await;
     let _worker = longshore.worker(&[]).await;
     let record = ended(&longshore, "from-shell").await.to_string();
     assert!(record.contains("\"status\":\"canceled\"") && record.contains("not needed any more"), "{record}");

@@ -5,6 +5,7 @@
 
 pub(crate) mod celery;
 pub(crate) mod docker;
+pub(crate) mod example;
 pub(crate) mod faulty;
 pub(crate) mod girder;
 pub(crate) mod image;

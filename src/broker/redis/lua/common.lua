@@ -3,6 +3,7 @@
 --   :CLASS:leases          sorted set: id -> end of its lease, of what workers hold
 --   :CLASS:returned        sorted set: id -> when it may go again, of what was given back; its consumer is NOBODY
 --   :delayed :held         sorted set: number -> its time; hash: number -> message, of what was submitted for later
+--   :early                 sorted set: number -> end of the lease of what was taken out of these before its time
 --   :seen:ID               dedup ids, with their window as TTL
 --   :dead                  stream of dead letters
 --   :paused                exists while the queue hands nothing out

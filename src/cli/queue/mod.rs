@@ -1,13 +1,15 @@
-//! `queue …`: looks at queues, halts and empties them.
+//! `queue …`: looks at queues, halts, empties and moves them.
+
+mod moving;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::context::Context;
-use super::error::CliError;
-use super::output::age;
 use crate::broker::{Intake, WaitingQuery};
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::output::age;
 use crate::task::QueueName;
 
 const EXAMPLES: &str = "\
@@ -16,11 +18,12 @@ Examples:
   longshore queue pause nightly         keep what is queued where it is; what runs goes on
   longshore queue resume nightly        hand it out again
   longshore queue purge nightly         tell how many would go; --yes removes them
+  longshore queue move redis://old redis://new --queue nightly
 
 A queue comes into being with the first task that is submitted to it, and workers fetch from those
 that they name: longshore worker --queue nightly.";
 
-/// Look at queues, halt and empty them.
+/// Look at queues, halt, empty and move them.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(crate) enum QueueCommand {
@@ -31,6 +34,7 @@ pub(crate) enum QueueCommand {
     /// Hand out again
     Resume(Named),
     Purge(Purge),
+    Move(moving::Move),
 }
 
 /// Which queue.
@@ -60,6 +64,7 @@ impl QueueCommand {
             Self::Pause(named) => set(context, named.queue, Intake::Paused).await,
             Self::Resume(named) => set(context, named.queue, Intake::Open).await,
             Self::Purge(purge) => purge.run(context).await,
+            Self::Move(moving) => moving.run(context).await,
         }
     }
 }
