@@ -189,7 +189,17 @@ impl Keeper {
 }
 
 impl Keeper {
+    /// A store that does not answer must not hold up the next extension, of this lease and of the others.
     async fn touch(&self, hold: &Hold, until: Timestamp) -> Result<Touched, StoreError> {
+        let patience = hold.duration() / 4;
+        let asked = tokio::time::timeout(patience, self.ask_store(hold, until)).await;
+        asked.unwrap_or_else(|_| {
+            let store = self.inner.store.describe().name;
+            Err(StoreError::Unavailable { store, reason: format!("no answer within {patience:?}") })
+        })
+    }
+
+    async fn ask_store(&self, hold: &Hold, until: Timestamp) -> Result<Touched, StoreError> {
         let HoldInner { task, fence, .. } = &*hold.inner;
         if self.inner.store.touch(task, *fence, until).await? {
             return Ok(Touched::Ours);

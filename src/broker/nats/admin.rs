@@ -29,6 +29,8 @@ pub(super) struct Reached {
     pub(super) delivered: u64,
     /// Handed over and not settled.
     pub(super) leased: u64,
+    /// Not handed over yet.
+    pub(super) pending: u64,
     /// How long the server waits for a sign of life.
     pub(super) ack_wait: Duration,
 }
@@ -122,6 +124,7 @@ impl Client {
                 let reached = Reached {
                     delivered: number("/delivered/stream_seq"),
                     leased: number("/num_ack_pending"),
+                    pending: number("/num_pending"),
                     ack_wait: Duration::from_nanos(number("/config/ack_wait")),
                 };
                 consumers.insert((queue, class), reached);

@@ -298,12 +298,17 @@ impl Arrivals {
         Some(oldest.max(idle_since) + GRACE)
     }
 
+    /// Everything that came and nobody fetched.
+    pub(super) fn drain(&self) -> Vec<Arrived> {
+        self.state().counters.iter_mut().flat_map(|counter| counter.came.drain(..)).collect()
+    }
+
     /// What is to be given back now.
     pub(super) fn give_back(&self) -> Vec<Arrived> {
         if self.give_back_at().is_none_or(|at| at > Instant::now()) {
             return Vec::new();
         }
-        self.state().counters.iter_mut().flat_map(|counter| counter.came.drain(..)).collect()
+        self.drain()
     }
 }
 

@@ -73,13 +73,13 @@ impl Mover {
         let mut came = 0;
         let end = tokio::time::sleep(REQUEST_WAIT + SLACK);
         tokio::pin!(end);
-        loop {
+        // A request is used up when as many came as it asked for, also those that only came to be told their time.
+        while came < AT_ONCE || !moves.is_empty() {
             let message = tokio::select! {
                 message = heard.next(), if came < AT_ONCE => message,
                 Some(moved) = moves.next(), if !moves.is_empty() => { moved?; continue; }
                 _ = breaks.changed() => return Err(LinkError::Unavailable("the connection broke".to_owned())),
                 () = &mut end => None,
-                else => None,
             };
             match message {
                 Some(message) if message.status.is_none() => {

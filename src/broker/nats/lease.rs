@@ -191,7 +191,12 @@ impl Extender for Claim {
         }
         // Before the server reckons: the lease must not seem to last longer than it does.
         let until = Instant::now() + by;
-        held.confirm(IN_PROGRESS).await.map_err(held.client.cannot("prolong a lease"))?;
+        // Sooner than a lease ends: an answer that got lost must not keep the next try from being made.
+        let patience = held.ack_wait / 4;
+        let confirmed = tokio::time::timeout(patience, held.confirm(IN_PROGRESS)).await;
+        let confirmed = confirmed
+            .unwrap_or_else(|_| Err(LinkError::Unavailable(format!("no answer within {patience:?}"))));
+        confirmed.map_err(held.client.cannot("prolong a lease"))?;
         {
             let mut state = held.state();
             if state.ended {

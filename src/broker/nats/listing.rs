@@ -68,7 +68,7 @@ impl Client {
 
     /// What workers say that they hold, by place. Ends as soon as all of it is told, else when time is up: workers that
     /// died tell nothing.
-    async fn roll_call(&self, leased: u64) -> Result<HashMap<u64, Holds>, LinkError> {
+    pub(super) async fn roll_call(&self, leased: u64) -> Result<HashMap<u64, Holds>, LinkError> {
         let mut holders = HashMap::new();
         if leased == 0 {
             return Ok(holders);

@@ -78,9 +78,11 @@ pub(super) fn moved(old: &HeaderMap, moved: &Moved<'_>) -> HeaderMap {
     headers
 }
 
-/// Says when a message is due.
+/// Says when a message is due. Rounded up: nothing may go before its time.
 pub(super) fn set_due(headers: &mut HeaderMap, due: Timestamp) {
-    set(headers, DUE, &due.as_microsecond().to_string());
+    let micros =
+        due.as_nanosecond().div_euclid(1_000) + i128::from(due.as_nanosecond().rem_euclid(1_000) > 0);
+    set(headers, DUE, &micros.to_string());
 }
 
 /// Says why a message is dead.

@@ -21,6 +21,7 @@ mod message;
 mod names;
 pub mod permissions;
 mod source;
+mod stranded;
 mod submit;
 mod topic;
 mod topology;
@@ -173,7 +174,8 @@ impl Client {
         if !client.options.queues.is_empty() {
             topology::ensure_later(&client.link, &client.place, &client.names).await?;
             attend::begin(&client, stop.clone()).await?;
-            later::begin(&client, stop).await?;
+            later::begin(&client, stop.clone()).await?;
+            stranded::begin(&client, stop);
         }
         Ok(client)
     }

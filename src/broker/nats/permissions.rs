@@ -162,7 +162,9 @@ impl Needs {
         for stream in [&self.control, &self.workers] {
             publish.push(self.api(&format!("STREAM.PURGE.{}", bucket_stream(stream))));
         }
-        publish.push(self.api(&format!("STREAM.MSG.DELETE.{}", bucket_stream(&self.records))));
+        for stream in [&work, &bucket_stream(&self.records)] {
+            publish.push(self.api(&format!("STREAM.MSG.DELETE.{stream}")));
+        }
         publish.push(format!("$JS.ACK.{work}.>"));
         publish.extend([Wait::Turn, Wait::Time].map(|wait| self.names.places(wait)));
         publish.push(self.names.all_dead());

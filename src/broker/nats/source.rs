@@ -29,6 +29,8 @@ use crate::task::message::Properties;
 
 /// How often one fetch makes consumers that vanished.
 const MAKE_AGAIN: u32 = 3;
+/// How long the last requests of a fetcher that went are listened to.
+const LINGER: Duration = Duration::from_millis(250);
 /// How long a look may take.
 const LOOK_WAIT: Duration = Duration::from_secs(5);
 
@@ -264,6 +266,15 @@ impl Reader {
                 () = self.stop.cancelled() => break,
             }
         }
+        // With the fetcher goes what it did not hand over, also what comes by its last requests.
+        let going = async {
+            loop {
+                give_back(&self.link, self.arrivals.drain()).await;
+                let Some(message) = heard.next().await else { return };
+                self.arrivals.heard(message, &self.inbox);
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, going).await;
         // Whoever fetches after the connection's end learns it from the next request.
         self.arrivals.broken();
     }
