@@ -111,16 +111,17 @@ storms!(redis, crate::support::redis::Redis;
 );
 
 storms!(nats, crate::support::nats::Nats;
-    sample {}
+    sample {
+        kills::nothing_is_lost_by_a_kill_while_running,
+        owners::an_attempt_that_was_overtaken_while_it_ran_has_no_effect,
+        servers::nothing_is_lost_by_a_crash_of_the_server,
+    }
     rest {
         kills::nothing_is_lost_by_a_kill_on_receipt,
         kills::nothing_is_lost_by_a_kill_while_staging,
-        kills::nothing_is_lost_by_a_kill_while_running,
         kills::nothing_is_lost_by_a_kill_while_uploading,
         kills::what_is_recorded_when_its_worker_is_killed_is_told_and_not_run_again,
         kills::what_is_told_when_its_worker_is_killed_is_not_run_again,
-        owners::an_attempt_that_was_overtaken_while_it_ran_has_no_effect,
-        servers::nothing_is_lost_by_a_crash_of_the_server,
         network::a_network_that_holds_everything_up_delays_and_loses_nothing,
         network::a_server_that_hears_nothing_delays_and_loses_nothing,
         kills::nothing_is_lost_by_kills_at_any_moment,
