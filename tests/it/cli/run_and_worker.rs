@@ -11,8 +11,16 @@ fn a_worker_says_that_it_is_ready_and_ends_well_when_asked() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let harbour = Harbour::new();
         let mut worker = harbour.worker(&["--queue", "a", "--queue", "b", "--concurrency", "3"]);
-        let told = harbour.run(&["worker", "list"]).good();
-        assert!(told.contains("quay") && told.contains("0/3"), "{told}");
+        // It is ready before the others have heard of it.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let told = harbour.run(&["worker", "list"]);
+            if told.out.contains("quay") && told.out.contains("0/3") {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "{}", told.good());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
         worker.signal(signal);
         assert_eq!(worker.child.wait().unwrap().code(), Some(0));
     }

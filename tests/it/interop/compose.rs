@@ -67,7 +67,7 @@ async fn the_compose_file_of_a_slide_archive_sets_what_longshore_reads() {
     assert!(same, "{volumes:?}");
     let check: Vec<&str> =
         service["healthcheck"]["test"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    assert_eq!(check, ["CMD", "longshore", "doctor", "--quick"]);
+    assert_eq!(check, ["CMD", "container-entrypoint", "doctor", "--quick"]);
     assert!(longshore.run(&["doctor", "--quick", "--help"]).await.stdout.contains("--quick"));
     assert!(!service["group_add"].as_array().unwrap().is_empty());
     assert_eq!(file["services"]["worker"]["profiles"], serde_json::json!(["celery"]));
