@@ -92,16 +92,6 @@ impl Link {
         breaks
     }
 
-    /// The version of the server that is connected to.
-    pub fn server_version(&self) -> String {
-        self.client.server_info().version
-    }
-
-    /// The longest message that the server takes, headers included.
-    pub fn max_payload(&self) -> usize {
-        self.client.max_payload()
-    }
-
     /// An inbox that nobody else hears.
     pub fn inbox(&self) -> String {
         format!("{}.{}", self.client.new_inbox(), self.asks.fetch_add(1, Ordering::Relaxed))

@@ -104,11 +104,6 @@ impl Scan {
         Ok(Self { link, stream, consumer, heard, inbox, breaks, left, asked: 0, page })
     }
 
-    /// How many messages are still to come.
-    pub fn left(&self) -> u64 {
-        self.left + self.page.len() as u64
-    }
-
     /// The next message; `None` behind the last one that was there when the scan began.
     pub async fn next(&mut self) -> Result<Option<Stored>, LinkError> {
         loop {
