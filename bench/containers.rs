@@ -1,6 +1,8 @@
 //! How many containers a second pass the whole road: durable queue, record, events, outbox and settlement around each.
 //!
 //! The limit is a bare loop over the engine's API at the same concurrency and network: create, attach, start, wait, remove.
+//! Without network ours may be above it: the loop says `network_mode: none`, as a task does, which the worker carries out at
+//! less cost (`docker/loopback.rs`).
 
 use std::time::{Duration, Instant};
 

@@ -23,6 +23,7 @@ mod image;
 mod judge;
 pub mod labels;
 mod lines;
+mod loopback;
 pub mod reaper;
 mod reference;
 mod request;

@@ -36,6 +36,8 @@ pub(super) struct Plan {
     pub(super) mounts: Vec<Mount>,
     /// Host paths that the worker made for the task.
     pub(super) made: Vec<PathBuf>,
+    /// Whether the container is made past the engine's network stack: see [`super::loopback`].
+    pub(super) loopback: bool,
 }
 
 impl Plan {
@@ -46,17 +48,19 @@ impl Plan {
         housing: Option<&Housing>,
     ) -> Result<Self, TaskError> {
         let mut binds: Vec<String> = unnamed(run).map(ToString::to_string).collect();
-        let (mut mounts, mut made) = (Vec::new(), Vec::new());
+        let (mut mounts, mut made, mut loopback) = (Vec::new(), Vec::new(), false);
         for mount in plan.mounts {
             let source = match (mount.kind, housing) {
-                (MountKind::Folder | MountKind::Fifo | MountKind::DirectFile, Some(housing)) => {
-                    housing.host_path(&mount.source)?
-                }
+                (
+                    MountKind::Folder | MountKind::Fifo | MountKind::WorkerFile | MountKind::DirectFile,
+                    Some(housing),
+                ) => housing.host_path(&mount.source)?,
                 (MountKind::AskedBind, _) | (_, None) => mount.source,
             };
-            if matches!(mount.kind, MountKind::Folder | MountKind::Fifo) {
+            if matches!(mount.kind, MountKind::Folder | MountKind::Fifo | MountKind::WorkerFile) {
                 made.push(source.clone());
             }
+            loopback |= mount.kind == MountKind::WorkerFile;
             let text = source.to_str().ok_or_else(|| {
                 TaskError::permanent(
                     "mount_name",
@@ -77,7 +81,7 @@ impl Plan {
             }
         }
         let ContainerPlan { entrypoint, arguments, options, .. } = plan;
-        Ok(Self { entrypoint, arguments, options, binds, mounts, made })
+        Ok(Self { entrypoint, arguments, options, binds, mounts, made, loopback })
     }
 
     /// What can be said before staging. `mentioned` are the volumes that transforms name: staging may write into them, so they are judged before it.
@@ -105,6 +109,7 @@ impl Plan {
             binds,
             mounts: Vec::new(),
             made: Vec::new(),
+            loopback: false,
         }
     }
 }
@@ -204,6 +209,9 @@ impl Origin<'_> {
         host.binds = Some(plan.binds.clone());
         host.mounts.get_or_insert_default().extend(plan.mounts.iter().cloned());
         self.policy.apply(&task.queue, &mut body);
+        if plan.loopback {
+            body.network_disabled = Some(true);
+        }
         let granted = self.judge(&body, plan, self.network.filter(|_| joins_ours))?;
         let name = labels::name(&task.id, self.attempt.fence());
         let creation = Creation { name, platform, body };

@@ -22,6 +22,7 @@ use super::gpu;
 use super::image::{ImageRoom, Wanted};
 use super::judge::{self, TaskJudge};
 use super::labels::Afterwards;
+use super::loopback;
 use super::reaper::Reaper;
 use super::request::{self, Origin, Plan, bad_argument};
 use super::selfhost::Housing;
@@ -219,8 +220,9 @@ impl Handler for DockerRun {
             log: &room.settings.log,
             network: room.network(housing),
         };
-        let request = request::pipeline_request(&run, attempt.task());
+        let mut request = request::pipeline_request(&run, attempt.task());
         let granted = origin.compose(&Plan::before_staging(&run, &volumes_of(&request)))?;
+        request.files.extend(loopback::hosts(&granted.creation.body));
         let wanted = Wanted::read(&run.image, granted.creation.platform.as_deref())?;
         attempt.report().describe(|details| details.image = Some(run.image.clone()));
         let image = tokio::select! {

@@ -46,6 +46,19 @@ pub struct Request {
     pub result_hooks: Vec<TransformSpec>,
     /// The Girder that asked.
     pub girder: Option<GirderContext>,
+    /// What the worker itself puts into the container.
+    pub files: Vec<WorkerFile>,
+}
+
+/// A small file that the worker puts into a container. The container's root may write to it: each container has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerFile {
+    /// Its name in the workspace.
+    pub name: &'static str,
+    /// Absolute path in the container, where nothing of the task's own may be mounted.
+    pub target: &'static str,
+    /// What it holds.
+    pub content: &'static str,
 }
 
 /// How a container ended.
@@ -281,6 +294,9 @@ async fn stage_all(
     let hooks = stage_hooks(request, staging).await?;
     staging.fetches().done().await?;
     staging.connect_the_rest();
+    for file in &request.files {
+        staging.add_file(file)?;
+    }
     let mounts = staging.mounts(binds)?;
     Ok((hooks, ContainerPlan { entrypoint, arguments, options, mounts }))
 }

@@ -36,7 +36,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 pub use conduit::{Origin, Sink, StandardStreams};
-pub use driver::{Exit, Pipeline, Request};
+pub use driver::{Exit, Pipeline, Request, WorkerFile};
 pub use made::Made;
 pub use mentions::volumes_of;
 pub use outputs::Taking;

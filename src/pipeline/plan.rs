@@ -71,6 +71,8 @@ pub enum MountKind {
     Folder,
     /// A FIFO that the pipeline made. It is a mount of its own so that the container can neither remove nor replace it.
     Fifo,
+    /// A file of the worker's own that the pipeline made.
+    WorkerFile,
     /// A file that is read where it lies.
     DirectFile,
     /// What the task asked for; policy judges it.

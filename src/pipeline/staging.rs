@@ -13,7 +13,9 @@ use super::sent::Sent;
 use super::targets::Targets;
 pub use super::volumes::Mounted;
 use super::volumes::{Volumes, real_work_dir};
-use super::{Made, Mount, MountKind, MountMode, Place, Request, Settings, Transform, transform_of};
+use super::{
+    Made, Mount, MountKind, MountMode, Place, Request, Settings, Transform, WorkerFile, transform_of,
+};
 use crate::error::TaskError;
 use crate::events::LogStream;
 use crate::girder::{Client, Connection};
@@ -328,6 +330,18 @@ impl Staging {
                 },
             });
         }
+    }
+
+    /// Makes a file of the worker's own, to be mounted.
+    pub(super) fn add_file(&mut self, file: &WorkerFile) -> Result<(), TaskError> {
+        let source = self.volumes.workspace().file(file.name, file.content)?;
+        self.direct.push(Mount {
+            source,
+            target: file.target.to_owned(),
+            mode: MountMode::ReadWrite,
+            kind: MountKind::WorkerFile,
+        });
+        Ok(())
     }
 
     /// Everything to mount: volumes, then the FIFOs, each with something to be mounted upon.

@@ -1,9 +1,9 @@
 //! Folders of one attempt on the host: `<base>/longshore-<instance>/<attempt>/`, of mode 0700, so that no other local
 //! user can reach what is inside, whatever modes the folders in it have. Removed with all their content.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -133,6 +133,22 @@ impl Workspace {
         let path = self.path.join(name);
         make().map(|folder| (path.clone(), folder)).map_err(|error: Errno| {
             TaskError::retryable("workspace", format!("cannot make {}: {}", path.display(), error.desc()))
+        })
+    }
+
+    /// Makes the file `name` in it, which anybody who gets to it may read.
+    pub fn file(&self, name: &str, content: &str) -> Result<PathBuf, TaskError> {
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let readable = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
+        let path = self.path.join(name);
+        let make = || -> io::Result<()> {
+            let mut file = File::from(openat(&self.folder, name, flags, readable)?);
+            // Apart from open because the umask would take bits away.
+            fchmod(&file, readable)?;
+            file.write_all(content.as_bytes())
+        };
+        make().map(|()| path.clone()).map_err(|error| {
+            TaskError::retryable("workspace", format!("cannot make {}: {error}", path.display()))
         })
     }
 

@@ -61,6 +61,49 @@ async fn each_option_is_seen_from_inside() {
     }
 }
 
+/// Docker's own way to make it costs as much as the rest of a short container: the worker takes another.
+#[tokio::test]
+async fn a_container_without_network_knows_itself_and_nobody_else() {
+    let bench = Bench::new().await;
+    let alone = json!({"network_mode": "none", "user": "0:0"});
+    let seen = [
+        ("ls /sys/class/net", "lo"),
+        ("ping -c 1 -W 5 localhost >/dev/null && echo heard", "heard"),
+        // The engine would have copied the host's.
+        ("wc -c </etc/resolv.conf", "0"),
+        ("ip route | wc -l", "0"),
+        ("ping -c 1 -W 1 10.0.0.1 2>&1 | grep -o 'unreachable'", "unreachable"),
+        ("echo 127.0.0.2 pier >>/etc/hosts && ping -c 1 -W 5 pier >/dev/null && echo heard", "heard"),
+        ("grep -c pier /etc/hosts || true", "0"),
+    ];
+    for (text, expected) in seen {
+        let told = bench.run(script_with(text, &alone)).await;
+        assert_eq!(told.stdout().trim_end_matches('\n'), expected, "{text}");
+    }
+    let told = bench
+        .run(script_with(
+            "stat -c '%a %u' /etc/hosts; id -u; cat /etc/hosts",
+            &json!({"network_mode": "none", "user": "65534"}),
+        ))
+        .await;
+    assert!(told.stdout().starts_with("644 0\n65534\n127.0.0.1\tlocalhost\n"), "{}", told.stdout());
+
+    let namespace = bench.run(script_with("readlink /proc/self/ns/net", &alone)).await;
+    let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert!(namespace.stdout().starts_with("net:[") && namespace.stdout().trim() != ours.to_str().unwrap());
+
+    let named = json!({"network_mode": "none", "extra_hosts": {"pier": "127.0.0.3"}});
+    let told = bench.run(script_with("grep pier /etc/hosts | cut -f 1", &named)).await;
+    assert_eq!(told.stdout(), "127.0.0.3\n");
+    let own = json!({"network_mode": "none", "tmpfs": {"/etc": ""}});
+    assert_eq!(
+        bench.run(script_with("ls /etc | grep -c hosts", &own)).await.stdout(),
+        "1\n",
+        "the engine's own"
+    );
+    bench.settled().await;
+}
+
 #[tokio::test]
 async fn arguments_are_the_texts_that_python_makes_of_them() {
     let bench = Bench::new().await;
