@@ -67,6 +67,8 @@ pub(crate) async fn ask(peer: &Peer, rounds: u32, large: bool) -> Outcome<Answer
     answer.add(row.limit(rate).python(python));
     let cost = Figure::of(&many.costs);
     answer.add(Row::new(format!("lanes {LANES}, {USUAL} queued: processor \u{b5}s per task"), cost));
+    let case = format!("lanes {LANES}, {SHORT} queued: processor \u{b5}s per task; limit: {USUAL}");
+    answer.add(Row::new(case, Figure::of(&short.costs)).limit(cost));
     if large {
         let long = long_queue(rounds).await?;
         let row = Row::new(format!("lanes {LANES}, {LONG} queued; limit: {USUAL}"), Figure::of(&long.rates));

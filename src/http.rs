@@ -112,12 +112,6 @@ impl Default for Timeouts {
     }
 }
 
-/// A client for requests to `url`, when `judge` allows them.
-pub fn client(url: &Url, judge: &Arc<dyn Judge>, timeouts: &Timeouts) -> Result<reqwest::Client, TaskError> {
-    judge_url(url, judge.as_ref())?;
-    build(url, judge, timeouts, &Transport::default())
-}
-
 /// Whether `url` may be asked, as far as can be told before its name is resolved.
 pub fn judge_url(url: &Url, judge: &dyn Judge) -> Result<(), TaskError> {
     judge.host(url)?;
@@ -273,11 +267,16 @@ mod tests {
         }
     }
 
+    fn client(url: &Url, judge: &Arc<dyn Judge>) -> Result<reqwest::Client, TaskError> {
+        judge_url(url, judge.as_ref())?;
+        build(url, judge, &Timeouts::default(), &Transport::default())
+    }
+
     #[tokio::test]
     async fn an_address_is_judged_after_its_name_was_resolved() {
         let judge: Arc<dyn Judge> = Arc::new(NotLoopback);
         let url = Url::parse("http://localhost:9/").unwrap();
-        let client = client(&url, &judge, &Timeouts::default()).unwrap();
+        let client = client(&url, &judge).unwrap();
         let error = client.get(url).send().await.unwrap_err();
         let error = explain(error, "http", "asking");
         assert_eq!(error.code, "denied", "{error}");
@@ -288,7 +287,7 @@ mod tests {
         let judge: Arc<dyn Judge> = Arc::new(NotLoopback);
         for url in ["http://127.0.0.1/", "http://[::1]:80/", "http://2130706433/", "http://0x7f.1/"] {
             let url = Url::parse(url).unwrap();
-            assert_eq!(client(&url, &judge, &Timeouts::default()).unwrap_err().code, "denied", "{url}");
+            assert_eq!(client(&url, &judge).unwrap_err().code, "denied", "{url}");
         }
     }
 

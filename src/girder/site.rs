@@ -50,6 +50,11 @@ impl Site {
         &self.settings
     }
 
+    /// Whom to trust beside those whom the system trusts.
+    pub fn roots(&self) -> &[Certificate] {
+        &self.roots
+    }
+
     /// The cache of fetched files; none when it is off.
     pub fn cache(&self) -> Option<&Cache> {
         self.cache.as_ref()

@@ -351,7 +351,7 @@ pub struct StreamBytes {
     pub stream: String,
     /// How many.
     pub bytes: u64,
-    /// SHA-256 of them in hexadecimal, where it cost nothing extra to know.
+    /// SHA-256 of them in hexadecimal, where it cost nothing extra to know: of what was posted encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }

@@ -1,13 +1,12 @@
 //! Who may enter and what he may do: users, tokens, nkeys, TLS, contexts, and the permissions that longshore prints.
 
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use longshore::broker::Settlement;
 
 use super::opened;
 use crate::contract::dock::{fetch_one, message, settle, submit};
+use crate::support::authority::certificates;
 use crate::support::longshore::Longshore;
 use crate::support::nats::Nats;
 use crate::support::poll::eventually;
@@ -57,17 +56,6 @@ async fn an_nkey_is_read_from_its_file() {
     works(&nats, &format!("{}?nkey={}", nats.url(), nats.folder().join("seed").display())).await;
     let error = refused(&nats, &format!("{}?nkey=/no/such/file", nats.url())).await;
     assert!(error.contains("/no/such/file"), "{error}");
-}
-
-/// An authority and a server certificate by it for 127.0.0.1.
-fn certificates(folder: &Path) {
-    let script = "printf 'subjectAltName=IP:127.0.0.1\\n' >names
-new='req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
-openssl $new -x509 -keyout ca.key -out ca.pem -subj /CN=test -days 2
-openssl $new -keyout key.pem -out request -subj /CN=nats
-openssl x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names";
-    let made = Command::new("sh").args(["-ec", script]).current_dir(folder).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //!
 //! A server that is missing is a failure that names its remedy, never a skipped test.
 
+pub(crate) mod authority;
 pub(crate) mod celery;
 pub(crate) mod docker;
 pub(crate) mod example;
