@@ -19,7 +19,8 @@ pub(crate) struct StreamFlags {
     /// Make a folder that lives as long as the task; {volume:NAME} is its path; can be repeated
     #[arg(long, value_name = "NAME[:MODE][=HOST_DIR]")]
     pub(crate) temp_volume: Vec<String>,
-    /// Make a FIFO for the container to write, {pipe:NAME} being its path; can be repeated
+    /// Make a FIFO for the container to write, {pipe:NAME} being its path; can be repeated. NAME may be
+    /// VOLUME/NAME, in a temporary volume, or an absolute path of the container's
     #[arg(long, value_name = "NAME=TO")]
     pub(crate) output_pipe: Vec<String>,
     /// Make a FIFO for reports of progress, a JSON object per line; {pipe:NAME} is its path
@@ -42,6 +43,7 @@ Volumes, pipes and streams (TO is - or stderr for our own output, a URL to POST 
 another FIFO, which the container reads; {volume} is a folder that every task has):
   --progress-pipe tool:1 --report {pipe:progress}
   --output-pipe out=http://localhost:8080/upload tool:1 --to {pipe:out}
+  --output-pipe /run/out=pipe:/run/in tool:1 --to /run/out --from /run/in
   --temp-volume scratch tool:1 --work {volume:scratch} --log {volume/log.txt}";
 
 const TO: &str = "TO is - or stderr for our own output, http://… or https://…, or pipe:NAME";

@@ -61,6 +61,15 @@ async fn standard_output_is_passed_on_byte_for_byte_when_that_is_asked() {
 }
 
 #[tokio::test]
+async fn pipes_at_paths_of_the_container_are_made_and_joined() {
+    engine().await;
+    let flags = ["--output-pipe", "/run/out=pipe:/run/in"];
+    let ran = Harbour::new().run(&run(&flags, "cat /run/in & echo through > /run/out; wait", &[]));
+    assert_eq!(ran.out, "through\n", "{}", ran.err);
+    ran.good();
+}
+
+#[tokio::test]
 async fn a_stream_goes_to_a_url_with_the_headers_of_a_file() {
     engine().await;
     let harbour = Harbour::new();
