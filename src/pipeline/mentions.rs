@@ -48,11 +48,14 @@ fn collect(spec: &TransformSpec, found: &mut Vec<Volume>) {
         | TransformSpec::ChunkedTransferEncodingStream(_)
         | TransformSpec::GirderFileIdToStream(_)
         | TransformSpec::GirderApiUrl(_)
-        | TransformSpec::GirderToken(_) => {}
+        | TransformSpec::GirderToken(_)
+        | TransformSpec::PythonTransform(_) => {}
     }
 }
 
 fn source(upload: &UploadSource, found: &mut Vec<Volume>) {
-    let UploadSource::VolumePath(path) = upload;
-    found.extend(path.volume.clone());
+    match upload {
+        UploadSource::VolumePath(path) => found.extend(path.volume.clone()),
+        UploadSource::HostPath(_) => {}
+    }
 }

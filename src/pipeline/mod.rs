@@ -143,6 +143,7 @@ pub const TRANSFORMS: &[TransformRow] = &[
     TransformRow { name: "CommaJoinedVolumes", make: transforms::slicer::joined },
     TransformRow { name: "GirderApiUrl", make: transforms::slicer::api_url },
     TransformRow { name: "GirderToken", make: transforms::slicer::token },
+    TransformRow { name: "PythonTransform", make: transforms::python::transform },
 ];
 
 /// The transform of `spec`.
@@ -198,6 +199,7 @@ mod tests {
             {"$": "CommaJoinedVolumes", "volumes": []},
             {"$": "GirderApiUrl"},
             {"$": "GirderToken"},
+            {"$": "PythonTransform", "class": "a.B", "instead": "C"},
         ]);
         let specs: Vec<TransformSpec> = serde_json::from_value(specs).unwrap();
         assert_eq!(specs.len(), TRANSFORMS.len());

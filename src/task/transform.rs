@@ -84,6 +84,8 @@ transforms! {
     GirderApiUrl(GirderValue),
     /// The API token as an argument (`slicer_cli_web`).
     GirderToken(GirderValue),
+    /// A transform of `girder_worker` for tasks that are Python functions. It fails `docker_run` before anything starts.
+    PythonTransform(PythonTransform),
 }
 
 /// The most similar of `known` to `name`, if one is near.
@@ -339,12 +341,32 @@ pub struct GirderFolder {
     pub girder: Option<GirderAccess>,
 }
 
+/// A transform that works on what a Python function takes or gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PythonTransform {
+    /// Its class.
+    pub class: String,
+    /// What `docker_run` has for the same purpose.
+    pub instead: String,
+}
+
 /// What an upload takes: a path in a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "$")]
 pub enum UploadSource {
     /// A path in a volume.
     VolumePath(VolumePath),
+    /// A path of the worker's own machine. It fails the task before anything starts: what lies there is not the task's.
+    HostPath(HostPath),
+}
+
+/// A path of the worker's own machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostPath {
+    /// As it was given.
+    pub path: String,
 }
 
 /// Uploads a volume's file, or a flat folder's files, to an item.

@@ -8,6 +8,7 @@ pub(super) mod girder_upload;
 pub(super) mod http_stream;
 pub(super) mod pipe;
 pub(super) mod progress;
+pub(super) mod python;
 pub(super) mod slicer;
 pub(super) mod stdio;
 pub(super) mod volume;

@@ -173,20 +173,38 @@ impl<'a> Call<'a> {
     /// A text is a sequence of its characters, as Python iterates over it.
     fn container_args(&mut self) -> Result<Option<Arg>, DecodeError> {
         let Some((path, node)) = self.take("container_args") else { return Ok(None) };
-        let items: &[Node] = match (node, self.reader.document.items(node)) {
+        let keys: Vec<Node>;
+        let document = self.reader.document;
+        let items: &[Node] = match (node, document.items(node)) {
             (Node::Text(text), _) => {
                 return Ok(Some(Arg::List(text.chars().map(|c| Arg::Text(c.to_string())).collect())));
             }
             (Node::Set(items), _) => items,
             (_, Some(items)) => items,
             _ if !self.truth(node) => &[],
-            _ => return Err(unusable(&path, self.reader.document.kind(node), "must be a list")),
+            _ => match (document.entries(node), document.shared(node)) {
+                // Python iterates over a map's keys.
+                (Some(entries), _) => {
+                    keys = entries.iter().map(|(key, _)| key.clone()).collect();
+                    &keys
+                }
+                (None, Some(Object::Reduce(_))) => return self.sequence(node, &path).map(Some),
+                _ => return Err(unusable(&path, document.kind(node), "must be a list")),
+            },
         };
         let read = items
             .iter()
             .enumerate()
             .map(|(n, item)| self.reader.container_argument(item, &format!("{path}[{n}]")));
         read.collect::<Result<_, _>>().map(|args| Some(Arg::List(args)))
+    }
+
+    /// What is no list and is iterated over like one.
+    fn sequence(&mut self, node: &Node, path: &str) -> Result<Arg, DecodeError> {
+        match self.reader.argument(node, path)? {
+            list @ Arg::List(_) => Ok(list),
+            other => Err(unusable(path, other.kind().to_owned(), "must be a list")),
+        }
     }
 
     /// docker-py's map, or a list of volume objects (texts in docker-py's form are passed on).

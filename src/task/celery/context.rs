@@ -7,7 +7,7 @@ use super::super::jsonpickle::{Document, Node, Object};
 use super::{Request, compression, wrong};
 use crate::task::Task;
 use crate::task::envelope::{DecodeError, Limits};
-use crate::task::json::Json;
+use crate::task::json::{Json, NonFinite};
 use crate::task::jsonpickle;
 use crate::task::message::RawMessage;
 
@@ -267,15 +267,21 @@ fn retries(json: Option<&Json>) -> Result<u32, DecodeError> {
     }
 }
 
+/// Seconds that nobody waits for: a thousand years are no limit.
+const FOREVER: f64 = 3.2e10;
+
 /// `[hard, soft]`, each null or a number of seconds; 0 is no limit.
 fn time_limit(json: Option<&Json>) -> Result<TimeLimit, DecodeError> {
     let refused = || wrong("timelimit", "must be [hard, soft], each null or seconds, zero or more");
     let seconds = |json: &Json| match json {
         Json::Null => Ok(None),
         Json::Number(number) => match number.as_f64() {
+            Some(seconds) if seconds >= FOREVER => Ok(None),
             Some(seconds) if seconds >= 0.0 => Ok(Some(seconds).filter(|seconds| *seconds > 0.0)),
             _ => Err(refused()),
         },
+        Json::BigInteger(digits) if !digits.starts_with('-') => Ok(None),
+        Json::NonFinite(NonFinite::Infinity) => Ok(None),
         _ => Err(refused()),
     };
     match json.map(Json::items) {

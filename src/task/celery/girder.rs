@@ -36,7 +36,8 @@ pub(super) fn hooks(
 ) -> Result<Vec<TransformSpec>, DecodeError> {
     let documents = hook_documents(message, limits)?;
     let mut hooks = Vec::with_capacity(documents.len());
-    for (n, document) in documents.iter().enumerate() {
+    // The Python worker passes over what is no transform; null is what a producer leaves in a hook's place.
+    for (n, document) in documents.iter().enumerate().filter(|(_, document)| !document.root.is_null()) {
         let mut reader = Reader::new(document, volumes, Part::Hook, budget);
         hooks.push(reader.transform(&document.root, &format!("girder_result_hooks[{n}]"))?);
     }

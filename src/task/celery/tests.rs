@@ -150,11 +150,10 @@ fn classes_that_are_not_known_are_poison_and_those_docker_run_cannot_use_name_th
     assert_eq!(refused, Refusal::Poison);
     assert!(text.starts_with("field kwargs.environment.A: os.system is not known here"), "{text}");
     for prefix in ["girder_worker.utils.transforms", "girder_worker_utils.transforms"] {
-        let (refused, text) = refusal(&format!(
+        let args = args_of(&format!(
             r#"{{"container_args": [{{"py/object": "{prefix}.girder_io.GirderItemId", "gc": null, "item_id": "i"}}]}}"#
         ));
-        assert_eq!(refused, Refusal::Unusable);
-        assert!(text.contains("use GirderItemIdToVolume"), "{text}");
+        assert_eq!(args["container_args"][0]["instead"], "GirderItemIdToVolume", "{args}");
     }
     let gc = r#"{"py/object": "my.Client", "urlBase": "http://g/", "token": "t"}"#;
     let (refused, text) = refusal(&format!(
@@ -221,9 +220,8 @@ fn a_hooks_volume_is_the_bodys_only_one_like_it() {
     };
     assert_eq!(id("/a"), "volume-1");
     assert_eq!(id("/c"), "hook-volume-4");
-    let error = of("/b").unwrap_err();
-    assert_eq!(error.refusal(), Refusal::Unusable);
-    assert!(error.to_string().starts_with("field girder_result_hooks[0]._volumepath._volume: "), "{error}");
+    // Which of two it is cannot be told.
+    assert_eq!(id("/b"), "hook-volume-4");
 }
 
 #[test]
@@ -317,7 +315,8 @@ fn the_sooner_time_limit_ends_an_attempt() {
     for bad in [json!(7), json!([1]), json!([-1, null]), json!(["1", null])] {
         assert!(of(bad).unwrap_err().to_string().contains("timelimit"));
     }
-    assert!(of(json!([1e300, null])).unwrap_err().to_string().contains("timelimit"));
+    // Longer than anybody waits is no limit.
+    assert_eq!(of(json!([1e300, null])).unwrap().timeout, None);
 }
 
 #[test]

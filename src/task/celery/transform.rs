@@ -11,8 +11,8 @@ use super::value::{Reader, construction, foreign, foreign_function, unresolved, 
 use crate::task::envelope::DecodeError;
 use crate::task::transform::{
     BindMountVolume, CommaJoined, Connect, DirectGirderFile, GirderFile, GirderFileStream, GirderFolder,
-    GirderItem, GirderValue, HttpStream, NamedPipe, ProgressPipe, TemporaryVolume, UploadArtifact,
-    UploadSource, UploadToFolder, UploadToItem, Volume, VolumePath,
+    GirderItem, GirderValue, HostPath, HttpStream, NamedPipe, ProgressPipe, PythonTransform, TemporaryVolume,
+    UploadArtifact, UploadSource, UploadToFolder, UploadToItem, Volume, VolumePath,
 };
 use crate::task::{Arg, TransformSpec};
 
@@ -142,7 +142,7 @@ impl Reader<'_> {
             Row::BindMountVolume => TransformSpec::BindMountVolume(self.bind_mount(of)?),
             Row::TemporaryVolume => {
                 let settings = self.temporary(of)?;
-                TransformSpec::TemporaryVolume(self.volumes.named(self.part, index, &settings, of.path)?)
+                TransformSpec::TemporaryVolume(self.volumes.named(self.part, index, &settings))
             }
             Row::DefaultTemporaryVolume => TransformSpec::TemporaryVolume(TemporaryVolume::default()),
             Row::VolumePath => TransformSpec::VolumePath(VolumePath {
@@ -168,12 +168,10 @@ impl Reader<'_> {
                 volume: self.volume(of)?,
             }),
             Row::CommaJoinedVolumes => TransformSpec::CommaJoinedVolumes(self.joined(of)?),
-            Row::Function(instead) => {
-                let reason = format!(
-                    "works on the result of a Python function, which docker_run has none of: use {instead}"
-                );
-                return Err(unusable(of.path, of.instance.class.clone(), &reason));
-            }
+            Row::Function(instead) => TransformSpec::PythonTransform(PythonTransform {
+                class: of.instance.class.clone(),
+                instead: instead.to_owned(),
+            }),
             Row::GirderUploadVolumePathToItem
             | Row::GirderUploadVolumePathToFolder
             | Row::GirderUploadVolumePathJobArtifact => self.upload(row, of)?,
@@ -331,6 +329,9 @@ impl Reader<'_> {
         let path = of.at("_volumepath");
         let remedy = "must be a VolumePath; for a folder of the worker's host use one with a BindMountVolume";
         let node = of.get("_volumepath");
+        if let Some(text) = self.document.plain_text(node) {
+            return Ok(UploadSource::HostPath(HostPath { path: self.counted(text, &path)? }));
+        }
         if self.document.instance(node).is_none() && *node != Node::Unresolved {
             return Err(unusable(&path, self.document.kind(node), remedy));
         }

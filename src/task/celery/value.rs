@@ -12,6 +12,14 @@ use crate::task::envelope::{DecodeError, Limits};
 use crate::task::transform::nearest;
 use crate::task::{Arg, ArgMap, TransformSpec};
 
+/// Modules of docker-py whose classes are dicts.
+const DOCKER_TYPES: [&str; 4] = [
+    "docker.types.containers.",
+    "docker.types.healthcheck.",
+    "docker.types.networks.",
+    "docker.types.services.",
+];
+
 /// What the values of one message may still unfold to: shared ones are written out at each mention.
 pub(super) struct Budget {
     values: Cell<usize>,
@@ -80,12 +88,9 @@ impl<'a> Reader<'a> {
                 Ok(Arg::Text(text.clone()))
             }
             Node::Tuple(items) | Node::Set(items) => self.list(items, path),
-            Node::BigInteger(_) | Node::NonFinite(_) | Node::Bytes(_) => self
-                .document
-                .python_str(node)
-                .map_err(|error| unusable(path, String::new(), &error.to_string()))
-                .and_then(|text| self.counted(text, path))
-                .map(Arg::Text),
+            Node::BigInteger(_) | Node::NonFinite(_) | Node::Bytes(_) => {
+                self.printed(node, path).map(Arg::Text)
+            }
             Node::Surrogates(units) => Err(unusable(
                 path,
                 format!("{:?}", String::from_utf16_lossy(units)),
@@ -125,15 +130,23 @@ impl<'a> Reader<'a> {
                         items.map(|(key, value)| (Node::Text(key.clone()), value)).collect();
                     self.map(items.iter().map(|(key, value)| (key, *value)), path)?
                 }
+                // docker-py's own: maps in the words of the engine.
+                class if DOCKER_TYPES.iter().any(|module| class.starts_with(module)) => {
+                    let items = instance.attributes.iter().filter(|(key, _)| key != "__dict__");
+                    let items: Vec<(Node, &Node)> =
+                        items.map(|(key, value)| (Node::Text(key.clone()), value)).collect();
+                    self.map(items.iter().map(|(key, value)| (key, *value)), path)?
+                }
+                "builtins.bytearray" => Arg::Text(self.printed(node, path)?),
                 _ => self.transform(node, path)?.into(),
             },
+            Object::Pattern(_) => Arg::Text(self.printed(node, path)?),
             Object::Reduce(parts) => self.reduced(parts, node, path)?,
             Object::DateTime(_)
             | Object::Date(_)
             | Object::Time(_)
             | Object::ObjectId(_)
-            | Object::Uuid(_)
-            | Object::Pattern(_) => match document.plain_text(node) {
+            | Object::Uuid(_) => match document.plain_text(node) {
                 Some(text) => Arg::Text(self.counted(text, path)?),
                 None => {
                     return Err(unusable(path, document.kind(node), "cannot be an argument: send a text"));
@@ -142,6 +155,13 @@ impl<'a> Reader<'a> {
         };
         self.open.pop();
         Ok(arg)
+    }
+
+    /// Its text as Python prints it.
+    fn printed(&self, node: &Node, path: &str) -> Result<String, DecodeError> {
+        let text = self.document.python_str(node);
+        text.map_err(|error| unusable(path, String::new(), &error.to_string()))
+            .and_then(|text| self.counted(text, path))
     }
 
     /// `path` is where the list stands.
@@ -197,12 +217,37 @@ impl<'a> Reader<'a> {
                 self.map(pairs.into_iter(), path)
             }
             (Some(("collections.Counter", [counts])), _) => self.argument(counts, path),
-            (Some(("builtins.frozenset" | "builtins.set", [items])), _)
+            (Some(("builtins.frozenset" | "builtins.set" | "builtins.iter", [items])), _)
             | (Some(("collections.deque", _)), [_, _, _, items, ..]) => {
                 self.list(document.items(items).unwrap_or_default(), path)
             }
+            (Some(("builtins.range", arguments)), _) => self.range(arguments, path),
             _ => Err(construction(path, parts)),
         }
+    }
+
+    /// `range(start, stop, step)` as the list that it counts.
+    fn range(&self, arguments: &[Node], path: &str) -> Result<Arg, DecodeError> {
+        let number = |node: &Node| match node {
+            Node::Number(number) => number.as_i64(),
+            _ => None,
+        };
+        let wrong =
+            || unusable(path, String::new(), "must be a range of whole numbers with a step that is not 0");
+        let numbers: Option<Vec<i64>> = arguments.iter().map(number).collect();
+        let Some([start, stop, step]) = numbers.as_deref() else { return Err(wrong()) };
+        if *step == 0 {
+            return Err(wrong());
+        }
+        let mut list = Vec::new();
+        let mut at = *start;
+        while (*step > 0 && at < *stop) || (*step < 0 && at > *stop) {
+            self.count(path)?;
+            list.push(Arg::Number(at.into()));
+            let Some(next) = at.checked_add(*step) else { break };
+            at = next;
+        }
+        Ok(Arg::List(list))
     }
 
     /// Takes the room of a text.

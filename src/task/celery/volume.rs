@@ -3,11 +3,10 @@
 //! # Decisions
 //! A hook is a document of its own, so its volume is never the same object as the body's; the Python worker therefore
 //! makes a second, empty folder for it and the upload fails. Here it is the body's when exactly one there has the same
-//! settings. A hook's volume that matches none stays apart, as there.
+//! settings. A hook's volume that matches none, or several, stays apart, as there.
 
 use std::collections::HashMap;
 
-use crate::task::envelope::DecodeError;
 use crate::task::transform::TemporaryVolume;
 
 /// The temporary volumes of a message.
@@ -32,44 +31,32 @@ pub(super) enum Part {
 
 impl Volumes {
     /// The volume that the object `index` of `part` stands for, with its id.
-    pub(super) fn named(
-        &mut self,
-        part: Part,
-        index: usize,
-        settings: &TemporaryVolume,
-        path: &str,
-    ) -> Result<TemporaryVolume, DecodeError> {
+    pub(super) fn named(&mut self, part: Part, index: usize, settings: &TemporaryVolume) -> TemporaryVolume {
         match part {
             Part::Body => {
                 if let Some(n) = self.body.get(&index) {
-                    return Ok(self.all[*n].clone());
+                    return self.all[*n].clone();
                 }
                 let n = self.add(settings, "volume");
                 self.of_body = self.all.len();
                 self.body.insert(index, n);
-                Ok(self.all[n].clone())
+                self.all[n].clone()
             }
-            Part::Hook => self.of_hook(settings, path),
+            Part::Hook => self.of_hook(settings),
         }
     }
 
-    fn of_hook(&mut self, settings: &TemporaryVolume, path: &str) -> Result<TemporaryVolume, DecodeError> {
+    fn of_hook(&mut self, settings: &TemporaryVolume) -> TemporaryVolume {
         let same = |volume: &&TemporaryVolume| {
             (&volume.host_dir, volume.mode) == (&settings.host_dir, settings.mode)
         };
         let mut matching = self.all[..self.of_body].iter().filter(same);
         match (matching.next(), matching.next()) {
-            (Some(one), None) => Ok(one.clone()),
-            (None, _) => {
+            (Some(one), None) => one.clone(),
+            (None, _) | (Some(_), Some(_)) => {
                 let n = self.add(settings, "hook-volume");
-                Ok(self.all[n].clone())
+                self.all[n].clone()
             }
-            (Some(_), Some(_)) => Err(DecodeError::Unusable {
-                path: path.to_owned(),
-                value: String::new(),
-                reason: "names a TemporaryVolume, and several of the task's have the same settings: give each another host_dir, or use TemporaryVolume.default or a BindMountVolume"
-                    .to_owned(),
-            }),
         }
     }
 

@@ -6,7 +6,8 @@
 
 use std::collections::HashSet;
 
-use super::payload::{self, Offset};
+use super::payload;
+use super::zone::Zone;
 use super::{Document, Instance, Node, Object};
 use crate::task::envelope::{DecodeError, Limits};
 use crate::task::json::{self, Json};
@@ -258,18 +259,18 @@ impl Decoder<'_> {
             Some([packed, zone]) => (packed, Some(zone)),
             _ => return Err(self.error(format!("{class} has one or two arguments"), shown(arguments))),
         };
-        let offset = match zone {
-            None => Offset::Naive,
+        let zone = match zone {
+            None => Zone::Naive,
             Some(zone) => {
                 let zone = self.at(format_args!(".tzinfo"), |this| this.node(zone))?;
-                payload::offset(&self.document, &zone)
+                Zone::read(&self.document, &zone)
             }
         };
         let bytes = packed.text().and_then(payload::base64).unwrap_or_default();
         let read = match class {
-            "datetime.datetime" => payload::datetime(&bytes, offset).map(Object::DateTime),
+            "datetime.datetime" => payload::datetime(&bytes, &zone).map(Object::DateTime),
             "datetime.date" => payload::date(&bytes).map(Object::Date),
-            _ => payload::time(&bytes, offset).map(Object::Time),
+            _ => payload::time(&bytes, &zone).map(Object::Time),
         };
         read.ok_or_else(|| self.error(format!("{class} does not hold the bytes of one"), shown(packed)))
     }

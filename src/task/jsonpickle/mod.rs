@@ -10,6 +10,7 @@ mod decode;
 mod encode;
 mod payload;
 mod text;
+mod zone;
 
 pub use decode::{KeyOrder, KeyText, Rules, decode};
 pub use encode::{EncodeError, encode};

@@ -6,7 +6,8 @@ use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
-use super::{Document, Node, Object};
+use super::Node;
+use super::zone::{Fold, Zone};
 
 /// A `datetime.datetime`, in the fields of its own clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,10 @@ impl TimeDelta {
         };
         (days.abs() <= 999_999_999).then_some(normal)
     }
+    /// So many seconds.
+    pub fn from_seconds(seconds: i64) -> Option<Self> {
+        Self::from_arguments(&[Node::Number(0.into()), Node::Number(seconds.into())])
+    }
     /// The whole seconds.
     pub fn whole_seconds(self) -> i64 {
         self.days * 86_400 + self.seconds
@@ -123,17 +128,24 @@ impl fmt::Display for Time {
         }
         match self.offset {
             Offset::Naive | Offset::Foreign => Ok(()),
-            Offset::Fixed(delta) => {
-                let seconds = delta.whole_seconds();
-                let sign = if seconds < 0 { '-' } else { '+' };
-                let seconds = seconds.abs();
-                write!(f, "{sign}{:02}:{:02}", seconds / 3600, seconds / 60 % 60)?;
-                if seconds % 60 != 0 {
-                    write!(f, ":{:02}", seconds % 60)?;
-                }
-                Ok(())
-            }
+            Offset::Fixed(delta) => Shift(delta).fmt(f),
         }
+    }
+}
+
+/// An offset as Python prints it: `+01:30`.
+pub(super) struct Shift(pub(super) TimeDelta);
+
+impl fmt::Display for Shift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.whole_seconds();
+        let sign = if seconds < 0 { '-' } else { '+' };
+        let seconds = seconds.abs();
+        write!(f, "{sign}{:02}:{:02}", seconds / 3600, seconds / 60 % 60)?;
+        if seconds % 60 != 0 {
+            write!(f, ":{:02}", seconds % 60)?;
+        }
+        Ok(())
     }
 }
 
@@ -145,9 +157,12 @@ impl DateTime {
 }
 
 /// The ten bytes of a `datetime`: year (2), month, day, hour, minute, second, microsecond (3); the month's top bit is the fold.
-pub(super) fn datetime(bytes: &[u8], offset: Offset) -> Option<DateTime> {
+pub(super) fn datetime(bytes: &[u8], zone: &Zone) -> Option<DateTime> {
     let (day, clock) = bytes.split_at_checked(4)?;
-    Some(DateTime { date: date(&[day[0], day[1], day[2] & 0x7f, day[3]])?, time: time(clock, offset)? })
+    let date = date(&[day[0], day[1], day[2] & 0x7f, day[3]])?;
+    let time = time(clock, &Zone::Naive)?;
+    let fold = if day[2] & 0x80 == 0 { Fold::First } else { Fold::Second };
+    Some(DateTime { date, time: Time { offset: zone.offset_at(date, &time, fold), ..time } })
 }
 
 /// The four bytes of a `date`.
@@ -157,32 +172,16 @@ pub(super) fn date(bytes: &[u8]) -> Option<Date> {
     (1..=9999).contains(&year).then_some(Date { year, month, day })
 }
 
-/// The six bytes of a `time`; the hour's top bit is the fold.
-pub(super) fn time(bytes: &[u8], offset: Offset) -> Option<Time> {
+/// The six bytes of a `time`; the hour's top bit is the fold. Where only a day tells the offset, Python has none either.
+pub(super) fn time(bytes: &[u8], zone: &Zone) -> Option<Time> {
     let [hour, minute @ 0..=59, second @ 0..=59, a, b, c] = *bytes else { return None };
     let (hour, microsecond) = (hour & 0x7f, u32::from_be_bytes([0, a, b, c]));
-    (hour < 24 && microsecond < 1_000_000).then_some(Time { hour, minute, second, microsecond, offset })
-}
-
-/// The offset that a decoded zone stands for: `timezone(timedelta(…))`, or a class that is not read here.
-pub(super) fn offset(document: &Document, zone: &Node) -> Offset {
-    if zone.is_null() {
-        return Offset::Naive;
-    }
-    let delta = |node: &Node| match document.shared(node) {
-        Some(Object::Reduce(parts)) => match document.construction(parts) {
-            Some(("datetime.timedelta", arguments)) => TimeDelta::from_arguments(arguments),
-            _ => None,
-        },
-        _ => None,
+    let offset = match zone {
+        Zone::Naive | Zone::Named(_) => Offset::Naive,
+        Zone::Fixed(delta) => Offset::Fixed(*delta),
+        Zone::Foreign => Offset::Foreign,
     };
-    match document.shared(zone) {
-        Some(Object::Reduce(parts)) => match document.construction(parts) {
-            Some(("datetime.timezone", [first, ..])) => delta(first).map_or(Offset::Foreign, Offset::Fixed),
-            _ => Offset::Foreign,
-        },
-        _ => Offset::Foreign,
-    }
+    (hour < 24 && microsecond < 1_000_000).then_some(Time { hour, minute, second, microsecond, offset })
 }
 
 /// Strict base64 of the usual alphabet; missing padding is forgiven.

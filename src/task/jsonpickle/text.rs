@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::payload::{Date, DateTime, Offset, Time};
+use super::payload::{Date, DateTime, Offset, Shift, Time};
+use super::zone::Zone;
 use super::{Document, Node, Object};
 use crate::task::python::{number_repr, text_repr};
 
@@ -45,9 +46,10 @@ impl Document {
             _ => {}
         }
         match self.shared(node)? {
-            Object::DateTime(time) => Some(time.isoformat(' ')),
+            // Without its offset it would be another time.
+            Object::DateTime(time) => (time.time.offset != Offset::Foreign).then(|| time.isoformat(' ')),
             Object::Date(date) => Some(date.to_string()),
-            Object::Time(time) => Some(time.to_string()),
+            Object::Time(time) => (time.offset != Offset::Foreign).then(|| time.to_string()),
             Object::ObjectId(bytes) => Some(hexadecimal(bytes)),
             Object::Uuid(digits) => Some(uuid(digits)),
             Object::Reduce(parts) => self.reduced_text(parts),
@@ -61,9 +63,20 @@ impl Document {
             ("datetime.timedelta", arguments) => {
                 super::TimeDelta::from_arguments(arguments).map(|delta| delta.to_string())
             }
+            ("fractions.Fraction", [Node::Number(above), Node::Number(below)]) => {
+                Some(if below.as_i64() == Some(1) { above.to_string() } else { format!("{above}/{below}") })
+            }
+            ("datetime.timezone", [_, Node::Text(name)]) => Some(name.clone()),
+            ("datetime.timezone", _) => match Zone::reduced(self, parts)? {
+                Zone::Fixed(delta) if delta.whole_seconds() == 0 => Some("UTC".to_owned()),
+                Zone::Fixed(delta) => Some(format!("UTC{}", Shift(delta))),
+                Zone::Naive | Zone::Named(_) | Zone::Foreign => None,
+            },
             (class, arguments) if class.starts_with("pathlib.") => {
                 let parts: Option<Vec<&str>> = arguments.iter().map(Node::text).collect();
                 let joined = parts?.join("/");
+                // Python's empty path.
+                let joined = if joined.is_empty() { ".".to_owned() } else { joined };
                 Some(joined.strip_prefix("//").map_or(joined.clone(), |rest| format!("/{rest}")))
             }
             _ => None,
@@ -144,6 +157,10 @@ impl Printer<'_> {
                 }
                 self.out.push('}');
             }
+            Object::DateTime(DateTime { time: Time { offset: Offset::Foreign, .. }, .. })
+            | Object::Time(Time { offset: Offset::Foreign, .. }) => {
+                return Err(NoText::Kind("a time in a zone that is not known here".to_owned()));
+            }
             Object::DateTime(time) => self.out.push_str(&datetime_repr(time)),
             Object::Date(Date { year, month, day }) => {
                 let _ = write!(self.out, "datetime.date({year}, {month}, {day})");
@@ -163,6 +180,10 @@ impl Printer<'_> {
                 self.out.push(')');
             }
             Object::Reduce(parts) => self.reduced(parts, node)?,
+            // jsonpickle loses what it held.
+            Object::Instance(instance) if instance.class == "builtins.bytearray" => {
+                self.out.push_str("bytearray(b'')");
+            }
             Object::Instance(_) => return Err(NoText::Kind(document.kind(node))),
         }
         self.open.pop();
@@ -173,6 +194,9 @@ impl Printer<'_> {
         match self.document.construction(parts) {
             Some(("decimal.Decimal", [Node::Text(digits)])) => {
                 let _ = write!(self.out, "Decimal('{digits}')");
+            }
+            Some(("fractions.Fraction", [Node::Number(above), Node::Number(below)])) => {
+                let _ = write!(self.out, "Fraction({above}, {below})");
             }
             Some(("builtins.frozenset", [items])) => {
                 let items = self.document.items(items).unwrap_or_default();

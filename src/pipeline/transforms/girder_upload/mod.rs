@@ -23,7 +23,7 @@ use crate::pipeline::outputs::{Depth, Found, Listing, Outputs, Taking};
 use crate::pipeline::sent::Sent;
 use crate::pipeline::{Exit, Place, Settings, Staging, Transform, When};
 use crate::task::transform::{
-    GirderAccess, UploadArtifact, UploadSource, UploadToFolder, UploadToItem, Volume,
+    GirderAccess, HostPath, UploadArtifact, UploadSource, UploadToFolder, UploadToItem, Volume, VolumePath,
 };
 use crate::task::{GirderContext, TransformSpec};
 
@@ -123,11 +123,21 @@ impl Spec {
             Self::Artifact(spec) => spec.girder.as_ref(),
         }
     }
-    fn source(&self) -> &UploadSource {
-        match self {
+    /// Where its outputs are. Files of the worker's own machine are no task's outputs, whoever names them.
+    fn source(&self) -> Result<&VolumePath, TaskError> {
+        let source = match self {
             Self::Item(spec) => &spec.volumepath,
             Self::Folder(spec) => &spec.volumepath,
             Self::Artifact(spec) => &spec.volumepath,
+        };
+        match source {
+            UploadSource::VolumePath(path) => Ok(path),
+            UploadSource::HostPath(HostPath { path }) => Err(TaskError::permanent(
+                "bad_argument",
+                format!(
+                    "{path:?} is a path of the worker's host, and hooks bring only what lies in volumes: use a VolumePath, with a BindMountVolume for a folder of the host"
+                ),
+            )),
         }
     }
     /// How its outputs are looked for.
@@ -163,7 +173,7 @@ impl Transform for Upload {
             return Err(misplaced(class, "it belongs among the result_hooks"));
         }
         let about = |error: TaskError| TaskError { message: format!("{class}: {}", error.message), ..error };
-        let UploadSource::VolumePath(source) = self.spec.source().clone();
+        let source = self.spec.source().map_err(about)?.clone();
         let root = staging.volume(source.volume.as_ref())?.host;
         let connection = Connection::of_transform(self.spec.access(), staging.girder()).map_err(about)?;
         let is_new = staging.is_new(&connection.api_url);
@@ -210,7 +220,7 @@ impl Transform for Upload {
 
     async fn keep(&mut self, place: &Path, how: Taking) -> Result<Option<PathBuf>, TaskError> {
         let Some(ready) = &self.ready else { return Ok(None) };
-        let UploadSource::VolumePath(source) = self.spec.source();
+        let source = self.spec.source()?;
         // What the task mounts is seen by others, who may change it.
         let is_shared = matches!(source.volume, Some(Volume::BindMountVolume(_)));
         let how = if is_shared { Taking::Copy } else { how };
@@ -259,7 +269,7 @@ impl Spec {
                 .and_then(|girder| girder.job.as_ref())
                 .and_then(|job| job.url.trim_end_matches('/').rsplit('/').next().map(str::to_owned)),
         };
-        let UploadSource::VolumePath(source) = self.source();
+        let source = self.source()?;
         Ok(Ready {
             attempt: attempt.clone(),
             client,
