@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::BrokerError;
+use crate::task::message::Properties;
 use crate::task::{QueueName, TaskId};
 
 /// A parked message without its bytes.
@@ -43,6 +44,8 @@ pub struct DeadLetter {
     pub content_encoding: Option<String>,
     /// As they were sent.
     pub headers: BTreeMap<String, Value>,
+    /// Where an answer goes and what it repeats, where its sender waits for one.
+    pub properties: Properties,
 }
 
 /// The parked messages of a broker.

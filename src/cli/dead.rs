@@ -12,7 +12,6 @@ use super::submit::submit;
 use crate::broker::{Broker, DeadLetter, Submission, Submitted};
 use crate::store::ResultStore;
 use crate::task::json::{self, Json};
-use crate::task::message::Properties;
 use crate::task::{
     ContentType, Decoded, Limits, Priority, QueueName, RawMessage, Task, TaskId, envelope, message,
 };
@@ -222,6 +221,7 @@ fn decoded(letter: &DeadLetter, limits: &Limits) -> Option<Task> {
     }
     message.content_type.clone_from(&letter.content_type);
     message.content_encoding.clone_from(&letter.content_encoding);
+    message.properties.clone_from(&letter.properties);
     message.queue = Some(letter.summary.queue.to_string());
     match message::decode(&message, limits).ok()? {
         Decoded::Task(task) => Some(task),
@@ -240,7 +240,7 @@ async fn as_it_was(broker: &Broker, letter: &DeadLetter, queue: QueueName) -> Re
         content_type: letter.content_type.clone().unwrap_or_else(|| ContentType::Json.as_str().to_owned()),
         content_encoding: letter.content_encoding.clone(),
         headers: letter.headers.clone(),
-        properties: Properties::default(),
+        properties: letter.properties.clone(),
         dedup_id: format!("{task}.requeued.{}", Timestamp::now().as_microsecond()),
         not_before: None,
         expires: None,

@@ -76,6 +76,7 @@ impl DeadLetters for Client {
             headers: original.headers(),
             content_type: original.properties.content_type().as_ref().map(ToString::to_string),
             content_encoding: original.properties.content_encoding().as_ref().map(ToString::to_string),
+            properties: original.answer(),
             body: original.body,
         }))
     }

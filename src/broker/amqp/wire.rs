@@ -170,6 +170,10 @@ impl Original {
     pub(super) fn same(&self, identity: &str, mut added: Vec<(&'static str, AMQPValue)>) -> Self {
         added.push((MESSAGE, long(identity)));
         added.push((HANDED, AMQPValue::Boolean(true)));
+        // Celery's messages do not say when they were sent: at the latest now.
+        if self.submitted().is_none() {
+            added.push((SUBMITTED, AMQPValue::LongLongInt(Timestamp::now().as_millisecond())));
+        }
         self.copy(added)
     }
 }
@@ -332,6 +336,10 @@ mod tests {
         assert_eq!((copy.identity().as_str(), copy.number(RENEWAL)), ("me", Some(3)));
         assert!(copy.was_handed() && !original.was_handed());
         assert_eq!(copy.copy(Vec::new()).number(RENEWAL), None);
+        // When it was met first stays with every copy.
+        let met = copy.submitted();
+        assert!(met.is_some() && original.submitted().is_none());
+        assert_eq!(copy.same("me", Vec::new()).submitted(), met);
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::task::{Limits, Priority, RawMessage, TaskId};
 const REDELIVERED: &str = "redelivered";
 /// What longshore says of its own messages, among the properties.
 const OWN: &str = "longshore";
+/// When a worker of longshore first gave a message of Celery's back, there.
+const SEEN: &str = "seen";
 /// kombu's priority that is served last.
 const LAST: u8 = 9;
 
@@ -26,8 +28,10 @@ pub(super) struct Envelope {
     pub(super) raw: RawMessage,
     /// Whether it was handed out before.
     pub(super) redelivered: bool,
-    /// When it was submitted, where longshore did it.
+    /// When it was submitted: by longshore, or else at the latest, since Celery's messages do not say it.
     pub(super) submitted: Option<Timestamp>,
+    /// Whether longshore sent it.
+    is_own: bool,
     /// The task, where that can be told without decoding the body.
     pub(super) task: Option<TaskId>,
     tag: Option<String>,
@@ -55,7 +59,10 @@ impl Envelope {
         let named = own.and_then(|own| own.get("task")).or_else(|| raw.header("id")).and_then(Json::text);
         Ok(Self {
             redelivered: is_flagged(document.get("headers")) || is_flagged(info),
-            submitted: number("submitted").and_then(|millis| Timestamp::from_millisecond(millis).ok()),
+            submitted: number("submitted")
+                .or(number(SEEN))
+                .and_then(|millis| Timestamp::from_millisecond(millis).ok()),
+            is_own: number("submitted").is_some(),
             task: named.and_then(|id| TaskId::new(id).ok()),
             tag: properties.and_then(|map| map.get("delivery_tag")).and_then(Json::text).map(str::to_owned),
             raw,
@@ -81,9 +88,10 @@ impl Envelope {
     /// 0-9, 9 being the best. Celery's usual one, 0, is the middle, as it is for the task that becomes of the message.
     pub(super) fn priority(&self) -> Priority {
         let kombus = u64::from(self.raw.properties.priority.unwrap_or(0).min(LAST));
-        let ours = match self.submitted {
-            Some(_) => u64::from(LAST) - kombus,
-            None => u64::from(Priority::default()) - kombus.div_ceil(2),
+        let ours = if self.is_own {
+            u64::from(LAST) - kombus
+        } else {
+            u64::from(Priority::default()) - kombus.div_ceil(2)
         };
         Priority::new(ours).unwrap_or_default()
     }
@@ -110,6 +118,19 @@ pub(super) fn redelivered(bytes: &Bytes) -> Bytes {
                 .and_then(|properties| entry(properties, "delivery_info")),
         );
     if is_set { Json::Map(map).to_string().into() } else { bytes.clone() }
+}
+
+/// The message with the flags, and with the time at which it was first given back where nothing tells when it was sent.
+pub(super) fn seen(bytes: &Bytes) -> Bytes {
+    let flagged = redelivered(bytes);
+    let Ok(Json::Map(mut map)) = document(&flagged) else { return flagged };
+    let Some(properties) = entry(&mut map, "properties").and_then(entries) else { return flagged };
+    if entry(properties, OWN).is_some() {
+        return flagged;
+    }
+    let now = Json::Number(Timestamp::now().as_millisecond().into());
+    properties.push((OWN.to_owned(), Json::Map(vec![(SEEN.to_owned(), now)])));
+    Json::Map(map).to_string().into()
 }
 
 fn entry<'a>(map: &'a mut [(String, Json)], name: &str) -> Option<&'a mut Json> {
@@ -232,6 +253,17 @@ mod tests {
         for odd in ["", "[1]", "7", r#"{"headers": []}"#, r#"{"headers": {}, "properties": null}"#] {
             assert_eq!(redelivered(&Bytes::from_static(odd.as_bytes())), odd.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_message_of_celery_remembers_when_it_was_first_given_back() {
+        let before = Envelope::read(MESSAGE.as_bytes()).unwrap();
+        let seen_once = seen(&MESSAGE.into());
+        let envelope = Envelope::read(&seen_once).unwrap();
+        assert!(before.submitted.is_none() && envelope.submitted.is_some() && envelope.redelivered);
+        // It stays a message of Celery's, with its priority and its id.
+        assert_eq!((envelope.priority(), envelope.identity()), (before.priority(), before.identity()));
+        assert_eq!(seen(&seen_once), seen_once);
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl Claim {
                 .arg(millis(*after))
                 .arg(self.client.common.keys.bell())
                 .arg(self.queue.as_str())
-                .arg(&envelope::redelivered(&self.envelope)[..]),
+                .arg(&envelope::seen(&self.envelope)[..]),
             Settlement::DeadLetter { reason } => match envelope::Envelope::read(&self.envelope) {
                 Ok(read) => {
                     let headers = read.headers();
@@ -57,6 +57,10 @@ impl Claim {
                         ("task", read.task.map(|task| task.to_string())),
                         ("type", read.raw.content_type),
                         ("encoding", read.raw.content_encoding),
+                        // Whoever waits for its result does so until it was requeued, too.
+                        ("correlation_id", read.raw.properties.correlation_id),
+                        ("reply_to", read.raw.properties.reply_to),
+                        ("celery_priority", read.raw.properties.priority.map(|number| number.to_string())),
                     ];
                     for (name, value) in named {
                         if let Some(value) = value {

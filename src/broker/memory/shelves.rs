@@ -209,6 +209,7 @@ impl Shelves {
                 content_type: Some(submission.content_type),
                 content_encoding: submission.content_encoding,
                 headers: submission.headers,
+                properties: submission.properties,
             },
         );
     }

@@ -10,6 +10,7 @@ use crate::broker::{BrokerError, DeadLetter, DeadLetters, DeadSummary};
 use crate::nats::stream::remove;
 use crate::nats::{From, LinkError, Scan, Stored, header};
 use crate::task::QueueName;
+use crate::task::message::Properties;
 
 /// Letters that one list holds when no limit is named.
 const USUAL: usize = 1_000;
@@ -76,6 +77,7 @@ impl Client {
             content_type: letter.content_type,
             content_encoding: letter.encoding,
             headers: letter.headers,
+            properties: Properties::default(),
         })
     }
 }

@@ -67,6 +67,7 @@ impl Client {
             content_type: entry.content_type,
             content_encoding: entry.encoding,
             headers: entry.headers,
+            properties: entry.properties,
         }))
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 
 use crate::broker::{MessageId, Submission};
 use crate::redis::{LinkError, value};
+use crate::task::message::{PriorityOrder, Properties};
 use crate::task::{Priority, PriorityClass as Class, QueueName, RawMessage};
 
 /// The one field that must be there.
@@ -51,6 +52,8 @@ pub(super) struct Entry {
     pub(super) id: Option<String>,
     pub(super) submitted: Option<Timestamp>,
     pub(super) dead_reason: Option<String>,
+    /// Of a dead letter that came from Celery.
+    pub(super) properties: Properties,
 }
 
 impl Entry {
@@ -72,6 +75,12 @@ impl Entry {
                 }
                 b"id" => entry.id = Some(value::text(found)?),
                 b"submitted" => entry.submitted = number(&found).and_then(of_millis),
+                b"correlation_id" => entry.properties.correlation_id = Some(value::text(found)?),
+                b"reply_to" => entry.properties.reply_to = Some(value::text(found)?),
+                b"celery_priority" => {
+                    entry.properties.priority = number(&found).and_then(|number| u8::try_from(number).ok());
+                    entry.properties.priority_order = PriorityOrder::LowestFirst;
+                }
                 b"dead_reason" => entry.dead_reason = Some(value::text(found)?),
                 _ => {}
             }

@@ -8,6 +8,7 @@ use super::{Client, count, headers, limit, queue_name, task_id};
 use crate::broker::{BrokerError, DeadLetter, DeadLetters, DeadSummary};
 use crate::sqlite::clock;
 use crate::task::QueueName;
+use crate::task::message::Properties;
 
 #[async_trait]
 impl DeadLetters for Client {
@@ -61,6 +62,7 @@ fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
         content_type: Some(row.get(6)?),
         content_encoding: row.get(7)?,
         headers: headers(row.get(8)?)?,
+        properties: Properties::default(),
         body: Bytes::copy_from_slice(row.get_ref(9)?.as_blob()?),
     })
 }

@@ -134,3 +134,33 @@ async fn a_worker_outlives_hostile_tasks_and_a_huge_one() {
     let left: i64 = producer.hlen("unacked").await.unwrap();
     assert_eq!(left, 0);
 }
+
+#[tokio::test]
+async fn a_letter_that_is_requeued_still_says_who_waits_for_its_result() {
+    let dock = CeleryRedis::start().await;
+    let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", dock.url().expose()));
+    let worker = longshore.worker(&["-Q", "celery", "-c", "1"]).await;
+    let envelope = json!({
+        "body": "W1tdLCB7fSwge31d", "content-encoding": "utf-8", "content-type": "application/json",
+        "headers": {"task": "no.such", "id": "odd"},
+        "properties": {"priority": 3, "body_encoding": "base64", "delivery_tag": "a-b", "correlation_id": "odd",
+                       "reply_to": "answers", "delivery_info": {"exchange": "", "routing_key": "celery"}},
+    });
+    let mut producer = dock.redis.connection().await;
+    let _: i64 = producer.lpush("celery\u{6}\u{16}3", envelope.to_string()).await.unwrap();
+    let one = dock.one().await;
+    let letter = eventually(Duration::from_secs(20), "it is parked", async || {
+        one.dead.list(None, 1).await.unwrap().pop()
+    })
+    .await;
+    drop(worker);
+    longshore.ok(&["dead", "requeue", &letter.id]).await;
+    let back: Vec<String> = producer.lrange("celery\u{6}\u{16}3", 0, -1).await.unwrap();
+    let back: serde_json::Value = serde_json::from_str(&back[0]).unwrap();
+    let properties = |name: &str| back["properties"][name].clone();
+    assert_eq!(
+        (properties("reply_to"), properties("correlation_id"), properties("priority")),
+        (json!("answers"), json!("odd"), json!(3))
+    );
+    assert_eq!((&back["body"], &back["headers"]["task"]), (&envelope["body"], &json!("no.such")));
+}
