@@ -5,10 +5,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use redis::aio::ConnectionManager;
-
 use crate::broker::BrokerUrl;
 use crate::broker::celery::{Answers, Unnamed, speaker};
+use crate::redis::{Link, LinkError, Place, value};
 use crate::task::celery::CeleryContext;
 
 /// How long Celery keeps results in Redis: a day, its `result_expires`.
@@ -19,7 +18,7 @@ pub enum Backend {
     /// To the queue that each message names, on the broker it came from.
     Rpc(Box<dyn Answers>),
     /// To a key of the task's name.
-    Redis(ConnectionManager),
+    Redis(Link),
 }
 
 /// Why a backend cannot be used, or did not take a result.
@@ -56,17 +55,11 @@ impl Backend {
             }
             "redis" | "rediss" | "redis+unix" => {
                 let shown = BrokerUrl::parse(address).map(|url| url.to_string()).unwrap_or_default();
-                let refused = |error: redis::RedisError| {
+                let refused = |error: LinkError| {
                     BackendError(format!("celery.result_backend {shown} cannot be used: {error}"))
                 };
-                let client = redis::Client::open(address).map_err(refused)?;
-                let connecting = ConnectionManager::new(client);
-                match tokio::time::timeout(timeout, connecting).await {
-                    Ok(connected) => Ok(Some(Self::Redis(connected.map_err(refused)?))),
-                    Err(_) => Err(BackendError(format!(
-                        "celery.result_backend {shown} does not answer within {timeout:?}"
-                    ))),
-                }
+                let place = Place::parse(&of_the_server(address), &shown).map_err(refused)?;
+                Ok(Some(Self::Redis(Link::open(&place, timeout, |_| {}).await.map_err(refused)?)))
             }
             "disabled" => Ok(None),
             other => Err(BackendError(format!(
@@ -92,35 +85,61 @@ impl Backend {
                 let sent = answers.send(queue, correlation, body.as_bytes().to_vec()).await;
                 sent.map_err(|error| BackendError(error.to_string()))
             }
-            Self::Redis(connection) => {
-                let key = format!("celery-task-meta-{}", context.id);
-                let mut connection = connection.clone();
-                let refused = |error: redis::RedisError| BackendError(error.to_string());
-                let stored: Option<String> =
-                    redis::cmd("GET").arg(&key).query_async(&mut connection).await.map_err(refused)?;
-                if stored.is_some_and(|stored| is_success(&stored)) {
-                    // As Celery does: what went well stays so, whatever a stale worker says later.
-                    return Ok(());
-                }
-                redis::pipe()
-                    .atomic()
-                    .cmd("SETEX")
-                    .arg(&key)
-                    .arg(KEPT_SECONDS)
-                    .arg(body)
-                    .ignore()
-                    .cmd("PUBLISH")
-                    .arg(&key)
-                    .arg(body)
-                    .ignore()
-                    .query_async::<()>(&mut connection)
-                    .await
-                    .map_err(refused)
+            Self::Redis(link) => {
+                store(link, &context.id, body).await.map_err(|error| BackendError(error.to_string()))
             }
         }
     }
 }
 
+/// Options of Celery's addresses that say how its own client behaves; those of TLS are read.
+const OF_ITS_CLIENT: &[&str] = &[
+    "health_check_interval",
+    "max_connections",
+    "retry_on_timeout",
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "socket_timeout",
+    "visibility_timeout",
+];
+
+/// The address without what is for Celery's client alone.
+fn of_the_server(address: &str) -> String {
+    let Some((base, query)) = address.split_once('?') else { return address.to_owned() };
+    let is_kept = |pair: &&str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        !OF_ITS_CLIENT.contains(&name)
+    };
+    let kept: Vec<&str> = query.split('&').filter(is_kept).collect();
+    if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) }
+}
+
+/// As Celery does: what went well stays so, whatever a stale worker says later.
+async fn store(link: &Link, id: &str, body: &str) -> Result<(), LinkError> {
+    let key = format!("celery-task-meta-{id}");
+    let stored = value::text_if_any(link.send(redis::cmd("GET").arg(&key)).await?)?;
+    if stored.is_some_and(|stored| is_success(&stored)) {
+        return Ok(());
+    }
+    let mut both = redis::pipe();
+    both.atomic().cmd("SETEX").arg(&key).arg(KEPT_SECONDS).arg(body).cmd("PUBLISH").arg(&key).arg(body);
+    link.send_all(&both, 4).await.map(drop)
+}
+
 fn is_success(stored: &str) -> bool {
     serde_json::from_str::<serde_json::Value>(stored).is_ok_and(|result| result["status"] == "SUCCESS")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_for_celerys_own_client_is_left_out_of_an_address() {
+        assert_eq!(
+            of_the_server("rediss://h/1?socket_timeout=3&ssl_cert_reqs=required&max_connections=9"),
+            "rediss://h/1?ssl_cert_reqs=required"
+        );
+        assert_eq!(of_the_server("redis://h/1?socket_timeout=3"), "redis://h/1");
+    }
 }

@@ -24,7 +24,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("pipeline", &["task", "events", "store", "handler", "http", "girder"]),
     ("docker", &["task", "events", "store", "handler", "http", "policy", "pipeline", "girder"]),
     ("executor", &["task", "events", "store", "broker", "handler", "ledger", "config"]),
-    ("celery", &["task", "events", "broker", "ledger"]),
+    ("celery", &["task", "events", "broker", "ledger", "redis"]),
     ("transfer", &["task", "events", "broker", "store"]),
     ("config", &["docker", "policy", "girder"]),
 ];

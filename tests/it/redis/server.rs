@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use longshore::broker::{BrokerError, Settlement};
+use ::redis::AsyncCommands;
+use longshore::broker::{BrokerError, BrokerUrl, Settlement};
+use longshore::celery::Backend;
+use longshore::task::celery::CeleryContext;
 
 use super::opened;
 use crate::contract::dock::{fetch_one, message, settle, submit};
@@ -79,10 +82,10 @@ fn certificates(folder: &Path) {
     ]);
 }
 
-#[tokio::test]
-async fn tls_is_checked_against_the_authority_that_the_address_names() {
-    let port = free_port().to_string();
-    let redis = Redis::with(|folder| {
+/// A server that also speaks TLS, on this port, with a certificate of an authority of its own.
+async fn secure(port: &str) -> Redis {
+    let port = port.to_owned();
+    Redis::with(move |folder| {
         certificates(folder);
         let file = |name: &str| folder.join(name).display().to_string();
         let files = [
@@ -93,11 +96,46 @@ async fn tls_is_checked_against_the_authority_that_the_address_names() {
         let files = files.into_iter().flat_map(|(option, file)| [option.to_owned(), file]);
         strings(&["--tls-port", &port, "--tls-auth-clients", "no"]).into_iter().chain(files).collect()
     })
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn tls_is_checked_against_the_authority_that_the_address_names() {
+    let port = free_port().to_string();
+    let redis = secure(&port).await;
     let authority = redis.folder().join("ca.pem");
     works(&redis, &format!("rediss://127.0.0.1:{port}?ca={}", authority.display())).await;
     let unknown = opened(&redis, &format!("rediss://127.0.0.1:{port}")).await;
     assert!(matches!(unknown, Err(BrokerError::Unavailable { .. } | BrokerError::Url(_))), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn celerys_results_and_queues_go_over_tls_as_celerys_own_options_say() {
+    let port = free_port().to_string();
+    let redis = secure(&port).await;
+    let authority = redis.folder().join("ca.pem").display().to_string();
+    let address = format!("rediss://127.0.0.1:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={authority}");
+    let backend = |address: &str| {
+        let broker = BrokerUrl::parse("celery+redis://127.0.0.1:1").unwrap();
+        let address = address.to_owned();
+        async move { Backend::open(&address, &broker, std::time::Duration::from_secs(10)).await }
+    };
+    let opened = backend(&format!("{address}&socket_timeout=30")).await.unwrap().unwrap();
+    let context = CeleryContext { id: "told".to_owned(), ..CeleryContext::default() };
+    opened.deliver(&context, r#"{"status": "SUCCESS"}"#).await.unwrap();
+    // What went well stays so.
+    opened.deliver(&context, r#"{"status": "FAILURE"}"#).await.unwrap();
+    let stored: String = redis.connection().await.get("celery-task-meta-told").await.unwrap();
+    assert_eq!(stored, r#"{"status": "SUCCESS"}"#);
+    works(&redis, &format!("celery+{address}")).await;
+    for (wrong, told) in [
+        (format!("rediss://127.0.0.1:{port}/0"), "cannot be used"),
+        (address.replace("required", "none"), "always checked"),
+        (format!("redis://127.0.0.1:{port}/0?ssl_ca_certs={authority}"), "only rediss"),
+    ] {
+        let error = backend(&wrong).await.unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
 }
 
 #[tokio::test]
