@@ -158,6 +158,30 @@ pub enum Chosen {
 pub trait Extender: Send + Sync {
     /// Prolongs the lease to `by` from now.
     async fn extend(&self, by: Duration) -> Result<Extended, BrokerError>;
+    /// How early that is done.
+    fn renewal(&self) -> Renewal {
+        Renewal::Early
+    }
+}
+
+/// When a lease is prolonged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// After a quarter of it: it costs the broker little.
+    Early,
+    /// Shortly before its half: each time is traffic.
+    Late,
+}
+
+impl Renewal {
+    /// What is left of a lease of that duration then.
+    pub fn left(self, duration: Duration) -> Duration {
+        match self {
+            Self::Early => duration * 3 / 4,
+            // A record that was confirmed within half a lease counts as fresh: before that ends.
+            Self::Late => duration * 9 / 16,
+        }
+    }
 }
 
 /// Whether a lease could be prolonged.
@@ -329,6 +353,11 @@ pub trait Admin: Send + Sync {
     async fn purge(&self, queue: &QueueName) -> Result<u64, BrokerError>;
     /// What waits or is leased, best first: at most `limit`, of one task or queue when named.
     async fn waiting(&self, query: &WaitingQuery) -> Result<Vec<Waiting>, BrokerError>;
+    /// The queues in which messages of running tasks are kept apart from those that wait, where the broker does that and cannot list
+    /// them by itself; `held` names such messages and the queues that they came from.
+    async fn custody(&self, _held: &[(QueueName, MessageId)]) -> Result<Vec<QueueInfo>, BrokerError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Whether a queue hands out work.

@@ -1,7 +1,7 @@
 //! Keeps the leases of live attempts until they are settled.
 //!
-//! Every lease is extended at the broker, and in the record, when a quarter of it has passed. A lease that is another's
-//! ends its attempt at once. While broker or store do not answer, the attempt goes on: its effects ask the fence first,
+//! Every lease is extended at the broker, and in the record, when a quarter of it has passed, or shortly before its half where
+//! that is traffic ([`Renewal`]). A lease that is another's ends its attempt at once. While broker or store do not answer, the attempt goes on: its effects ask the fence first,
 //! and wait until that can be answered.
 //!
 //! # Decisions
@@ -157,7 +157,8 @@ impl Keeper {
         let (extender, duration) = {
             let mut held = hold.lock();
             // Due again after an eighth even when nobody answers.
-            held.until = held.until.max(Instant::now() + held.duration * 7 / 8);
+            let left = held.extender.renewal().left(held.duration);
+            held.until = held.until.max(Instant::now() + left + held.duration / 8);
             (held.extender.clone(), held.duration)
         };
         let recorded_until = (Instant::now() + duration, Timestamp::now() + duration);
@@ -256,7 +257,7 @@ impl Hold {
 
 impl Held {
     fn due(&self) -> Instant {
-        self.until.checked_sub(self.duration * 3 / 4).unwrap_or(self.until)
+        self.until.checked_sub(self.extender.renewal().left(self.duration)).unwrap_or(self.until)
     }
 
     /// Whether the record said within the last half lease that the task is ours.

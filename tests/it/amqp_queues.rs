@@ -138,6 +138,43 @@ async fn a_message_that_celery_delayed_natively_is_of_the_queue_it_comes_from_an
     );
 }
 
+/// A real Celery producer of quorum queues: what it saw of one task.
+async fn producer_of_quorum_queues(peer: &Peer, rabbit: &RabbitMq, when: &str) -> (Value, f64) {
+    let seen = peer.ask(peer.python(&["delayed.py", &rabbit.url(), when]), PATIENCE * 2).await;
+    assert_eq!((&seen[0], &seen[1]), (&json!("SUCCESS"), &Value::Null), "{seen}");
+    (seen[0].clone(), seen[2].as_f64().unwrap())
+}
+
+#[tokio::test]
+async fn what_a_celery_producer_delays_natively_reaches_a_worker_that_found_its_quorum_queue() {
+    let (rabbit, peer) = (RabbitMq::vhost().await, Peer::installed().await);
+    let connection = Connection::connect(&rabbit.url(), ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    declare(&channel, "celery", &[("x-queue-type", AMQPValue::LongString("quorum".into()))]).await;
+    let longshore = Longshore::with_settings(&format!("brokers = [\"{}\"]\n", rabbit.url()));
+    let _worker = longshore.worker(&["-c", "1"]).await;
+    producer_of_quorum_queues(&peer, &rabbit, "now").await;
+    let (_, after) = producer_of_quorum_queues(&peer, &rabbit, "later").await;
+    assert!(after >= 2.5, "it came after {after} s");
+}
+
+#[tokio::test]
+async fn a_worker_may_make_the_quorum_queue_itself_and_all_that_native_delays_need() {
+    let (rabbit, peer) = (RabbitMq::vhost().await, Peer::installed().await);
+    let settings = format!("brokers = [\"{}?queue_type=quorum\"]\n", rabbit.url());
+    let longshore = Longshore::with_settings(&settings);
+    let _worker = longshore.worker(&["-c", "1"]).await;
+    // What is answered shows that its queue is read.
+    producer_of_quorum_queues(&peer, &rabbit, "now").await;
+    let (_, after) = producer_of_quorum_queues(&peer, &rabbit, "later").await;
+    assert!(after >= 2.5, "it came after {after} s");
+    // A Python worker that comes later declares the same.
+    let script = "import sys\nfrom kombu import Connection, Exchange, Queue\nfrom kombu.transport import native_delayed_delivery as native\n\
+                  with Connection(sys.argv[1]) as connection:\n    \
+                  native.declare_native_delayed_delivery_exchanges_and_queues(connection, 'quorum')\nprint('[]')";
+    assert_eq!(peer.ask(peer.python(&["-c", script, &rabbit.url()]), PATIENCE * 2).await, json!([]));
+}
+
 #[tokio::test]
 async fn a_declaration_that_clashes_is_explained_with_the_remedy() {
     let dock = Amqp::start().await;

@@ -33,3 +33,4 @@ mod sources;
 mod sqlite;
 mod support;
 mod support_works;
+mod traffic;

@@ -8,8 +8,15 @@ use lapin::options::QueuePurgeOptions;
 use super::link::close;
 use super::wire::short;
 use super::{Client, lock};
-use crate::broker::{Admin, BrokerError, Fleet, Intake, QueueInfo, Waiting, WaitingQuery};
+use crate::broker::{Admin, BrokerError, Fleet, Intake, MessageId, QueueInfo, Waiting, WaitingQuery};
 use crate::task::QueueName;
+
+/// A custody queue as lists show one.
+fn in_custody(name: String, kept: u64) -> Option<QueueInfo> {
+    let name = QueueName::new(name).ok()?;
+    let intake = Intake::Paused;
+    Some(QueueInfo { name, ready: 0, leased: kept, delayed: 0, dead: 0, intake, oldest: None })
+}
 
 #[async_trait]
 impl Admin for Client {
@@ -43,18 +50,16 @@ impl Admin for Client {
                 name,
             });
         }
-        for custody in self.holds.custody() {
-            if let Ok(name) = QueueName::new(custody) {
-                let intake = Intake::Paused;
-                queues.push(QueueInfo {
-                    name,
-                    ready: 0,
-                    leased: 1,
-                    delayed: 0,
-                    dead: 0,
-                    intake,
-                    oldest: None,
-                });
+        queues.extend(self.holds.custody().into_iter().filter_map(|name| in_custody(name, 1)));
+        Ok(queues)
+    }
+
+    async fn custody(&self, held: &[(QueueName, MessageId)]) -> Result<Vec<QueueInfo>, BrokerError> {
+        let mut queues = Vec::new();
+        for (queue, message) in held {
+            let name = Self::custody_name(queue, &message.0);
+            if let Some(kept) = self.link.ready(&name).await? {
+                queues.extend(in_custody(name, u64::from(kept)));
             }
         }
         Ok(queues)

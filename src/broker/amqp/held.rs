@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::custody::Renewed;
 use super::wire::{Original, RENEWAL};
 use super::{Client, lock};
-use crate::broker::{BrokerError, Extended, Extender, Settled, Settlement, Settler};
+use crate::broker::{BrokerError, Extended, Extender, Renewal, Settled, Settlement, Settler};
 use crate::task::QueueName;
 
 /// Leases by a number of our own.
@@ -381,6 +381,10 @@ pub(super) struct Claim {
 impl Extender for Claim {
     async fn extend(&self, by: Duration) -> Result<Extended, BrokerError> {
         self.held.extend(&self.client, by).await
+    }
+    /// In custody each time is a declaration, a copy and its older one taken.
+    fn renewal(&self) -> Renewal {
+        Renewal::Late
     }
 }
 

@@ -165,6 +165,23 @@ impl Link {
         }
     }
 
+    /// Whether there is a queue of that name, also when it is another connection's alone.
+    pub(super) async fn is_there(&self, queue: &str) -> Result<bool, BrokerError> {
+        let channel = self.channel().await?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let asked = channel.queue_declare(short(queue), options, FieldTable::default());
+        match tokio::time::timeout(self.timeout, asked).await {
+            Ok(Ok(_)) => {
+                close(channel).await;
+                Ok(true)
+            }
+            Ok(Err(error)) if is_soft(&error, &AMQPSoftError::RESOURCELOCKED) => Ok(true),
+            Ok(Err(error)) if is_soft(&error, &AMQPSoftError::NOTFOUND) => Ok(false),
+            Ok(Err(error)) => Err(self.refusal("look at a queue", &error)),
+            Err(_) => Err(self.unavailable(format!("no answer within {:?}", self.timeout))),
+        }
+    }
+
     /// Declares a durable queue of ours on a channel of its own.
     pub(super) async fn declare(&self, declaration: &Declaration) -> Result<(), BrokerError> {
         let channel = self.channel().await?;

@@ -7,6 +7,7 @@
 //! - A delivery stays unacknowledged at first: if we die, the server hands it over again at once. Before the server's
 //!   consumer timeout can close the channel, its copy moves to a custody queue of its own, whose TTL is the lease and
 //!   which dead-letters back to the work queue; so RabbitMQ itself keeps the lease, however long the task runs.
+//! - What Celery's producers send for later comes through their own exchanges where a work queue is a quorum queue ([`delayed`]).
 //! - Delays are queues, too, one for each rounded TTL: a message goes through a few of them until its time has come.
 //! - AMQP cannot list queues or look into one without taking messages: what waits cannot be listed, and events are not
 //!   replayed. Duplicates are told by the record alone.
@@ -16,6 +17,7 @@ mod answers;
 mod celeryev;
 mod custody;
 mod dead;
+mod delayed;
 mod fleet;
 mod held;
 mod link;
@@ -65,7 +67,9 @@ fn open<'a>(url: &'a BrokerUrl, options: &'a OpenOptions) -> BoxFuture<'a, Resul
             itself: itself.clone(),
             events_made: OnceCell::new(),
             signals_made: OnceCell::new(),
+            ladder_made: OnceCell::new(),
             holds: Holds::default(),
+            said: fleet::Said::default(),
             link,
             listener: Listener::default(),
             address,
@@ -106,8 +110,11 @@ struct Client {
     events_made: OnceCell<()>,
     /// Whether the exchange of signals is surely there.
     signals_made: OnceCell<()>,
+    /// Whether Celery's ladder of delays is surely there.
+    ladder_made: OnceCell<()>,
     link: Link,
     holds: Holds,
+    said: fleet::Said,
     listener: Listener,
     address: Address,
     name: String,
@@ -125,14 +132,39 @@ struct Address {
     uri: String,
     handoff_after: Duration,
     max_priority: Option<u8>,
+    queue_type: QueueType,
+    delayed_delivery: DelayedDelivery,
+}
+
+/// What kind of queue is made where none is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum QueueType {
+    Classic,
+    Quorum,
+}
+
+/// Whether Celery's producers send what has a time through exchanges that wait, as they do where they use quorum queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DelayedDelivery {
+    /// Where a work queue is a quorum queue.
+    AsQueues,
+    On,
+    Off,
 }
 
 impl Address {
-    /// Reads `handoff_after` and `max_priority` from the address; the rest of its query is for the server.
+    /// Reads `handoff_after`, `max_priority`, `queue_type` and `delayed_delivery` from the address; the rest of its query is for
+    /// the server.
     fn read(url: &BrokerUrl) -> Result<Self, BrokerError> {
         let whole = url.expose();
         let (base, query) = whole.split_once('?').unwrap_or((&whole, ""));
-        let mut address = Self { uri: String::new(), handoff_after: HANDOFF_AFTER, max_priority: None };
+        let mut address = Self {
+            uri: String::new(),
+            handoff_after: HANDOFF_AFTER,
+            max_priority: None,
+            queue_type: QueueType::Classic,
+            delayed_delivery: DelayedDelivery::AsQueues,
+        };
         let mut rest = vec!["heartbeat=30".to_owned()];
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -146,6 +178,21 @@ impl Address {
                     let most = value.parse::<u8>().ok().filter(|most| (1..=255).contains(most));
                     address.max_priority =
                         Some(most.ok_or_else(|| wrong("must be from 1 to 255".to_owned()))?);
+                }
+                "queue_type" => {
+                    address.queue_type = match value {
+                        "classic" => QueueType::Classic,
+                        "quorum" => QueueType::Quorum,
+                        _ => return Err(wrong("must be classic or quorum".to_owned())),
+                    };
+                }
+                "delayed_delivery" => {
+                    address.delayed_delivery = match value {
+                        "auto" => DelayedDelivery::AsQueues,
+                        "on" => DelayedDelivery::On,
+                        "off" => DelayedDelivery::Off,
+                        _ => return Err(wrong("must be auto, on or off".to_owned())),
+                    };
                 }
                 "heartbeat" => pair.clone_into(&mut rest[0]),
                 _ => rest.push(pair.to_owned()),
@@ -199,7 +246,10 @@ mod tests {
         let address = read("amqp://h/v?handoff_after=2s&max_priority=9&channel_max=10");
         assert_eq!(address.uri, "amqp://h/v?heartbeat=30&channel_max=10");
         assert_eq!((address.handoff_after, address.max_priority), (Duration::from_secs(2), Some(9)));
-        let wrong = BrokerUrl::parse("amqp://h/v?max_priority=x").unwrap();
-        assert!(Address::read(&wrong).is_err());
+        let quorum = read("amqp://h/v?queue_type=quorum&delayed_delivery=off");
+        assert_eq!((quorum.queue_type, quorum.delayed_delivery), (QueueType::Quorum, DelayedDelivery::Off));
+        for wrong in ["max_priority=x", "queue_type=stream", "delayed_delivery=maybe"] {
+            assert!(Address::read(&BrokerUrl::parse(&format!("amqp://h/v?{wrong}")).unwrap()).is_err());
+        }
     }
 }

@@ -22,10 +22,11 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, message::Delivery as Wired};
 use tokio::sync::{Mutex, Notify};
 
+use super::delayed::quorum;
 use super::held::Claim;
 use super::link::{Declaration, close};
 use super::wire::{DUE, Original, short};
-use super::{Client, lock};
+use super::{Client, QueueType, lock};
 use crate::broker::message::Lease;
 use crate::broker::{BrokerError, Chosen, Delivery, Intake as Flow, MessageId, Source};
 use crate::cancel::CancelScope;
@@ -401,16 +402,32 @@ impl Client {
         if lock(&self.declared).contains(queue) {
             return Ok(());
         }
-        if self.link.ready(queue.as_str()).await?.is_none() {
-            let most = self
-                .address
-                .max_priority
-                .map(|most| ("x-max-priority", lapin::types::AMQPValue::LongInt(i32::from(most))));
-            let arguments = most.into_iter().collect();
-            self.link.declare(&Declaration { name: queue.to_string(), arguments }).await?;
-        }
+        let found = self.link.ready(queue.as_str()).await?;
+        let kind = match (found, self.address.queue_type) {
+            (Some(_), _) => self.kind_of(queue).await?,
+            (None, kind) => {
+                self.make_work_queue(queue, kind).await?;
+                kind
+            }
+        };
+        self.delay_natively(queue, kind).await?;
         lock(&self.declared).insert(queue.clone());
         Ok(())
+    }
+}
+
+impl Client {
+    async fn make_work_queue(&self, queue: &QueueName, kind: QueueType) -> Result<(), BrokerError> {
+        let arguments = match kind {
+            QueueType::Quorum => quorum(),
+            QueueType::Classic => self
+                .address
+                .max_priority
+                .map(|most| ("x-max-priority", lapin::types::AMQPValue::LongInt(i32::from(most))))
+                .into_iter()
+                .collect(),
+        };
+        self.link.declare(&Declaration { name: queue.to_string(), arguments }).await
     }
 }
 

@@ -6,10 +6,11 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::broker::{Intake, WaitingQuery};
+use crate::broker::{Broker, Intake, MessageId, QueueInfo, WaitingQuery};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::age;
+use crate::store::{RecordQuery, Status};
 use crate::task::QueueName;
 
 const EXAMPLES: &str = "\
@@ -70,7 +71,9 @@ impl QueueCommand {
 }
 
 async fn list(context: &Context) -> Result<(), CliError> {
-    let queues = context.broker().await?.admin.queues().await?;
+    let broker = context.broker().await?;
+    let mut queues = broker.admin.queues().await?;
+    queues.extend(in_custody(context, &broker).await?);
     let output = context.output;
     if output.is_json() {
         return output.document(&json!({ "queues": queues }));
@@ -98,6 +101,28 @@ async fn list(context: &Context) -> Result<(), CliError> {
         })
         .collect();
     output.table(&["QUEUE", "INTAKE", "READY", "LEASED", "DELAYED", "DEAD", "OLDEST"], &rows)
+}
+
+/// Running tasks whose messages are looked for.
+const RUNNING: usize = 1_000;
+
+/// Where the messages of running tasks are kept, on a broker that cannot list them: their records name them.
+async fn in_custody(context: &Context, broker: &Broker) -> Result<Vec<QueueInfo>, CliError> {
+    if broker.capabilities.list {
+        return Ok(Vec::new());
+    }
+    let running = RecordQuery {
+        status: vec![Status::Staging, Status::Running, Status::Uploading],
+        limit: RUNNING,
+        ..RecordQuery::default()
+    };
+    let records = context.store().await?.list(&running).await?;
+    let held: Vec<(QueueName, MessageId)> = records
+        .into_iter()
+        .filter(|record| record.source.as_deref() == Some(&broker.name))
+        .filter_map(|record| Some((record.queue, MessageId(record.message?))))
+        .collect();
+    Ok(broker.admin.custody(&held).await?)
 }
 
 async fn set(context: &Context, queue: QueueName, intake: Intake) -> Result<(), CliError> {

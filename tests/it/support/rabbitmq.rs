@@ -46,6 +46,13 @@ impl RabbitMq {
         node.evaluate(&shared, &erlang);
     }
 
+    /// Lets the node tell of each message that is published on the virtual host, on `amq.rabbitmq.trace`.
+    pub(crate) fn trace(&self) {
+        let shared = Shared::claim("rabbitmq");
+        let node: Node = shared.noted().expect("invariant: a virtual host is of a started node");
+        node.evaluate(&shared, &format!(r#"rabbit_trace:start(<<"{}">>)."#, self.vhost));
+    }
+
     /// The node's host and port.
     pub(crate) fn address(&self) -> &str {
         &self.address
