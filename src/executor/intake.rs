@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::admission::{Meeting, Verdict, judge};
 use super::keeper::Hold;
 use super::resources::lacking;
-use super::{Context, SourceRuntime, settle, spool, stager};
+use super::{Context, SourceRuntime, deferred, settle, spool, stager};
 use crate::broker::message::Delivery;
 use crate::broker::{Presence, Settled, Settlement};
 use crate::cancel::{CancelReason, CancelScope};
@@ -175,12 +175,17 @@ async fn meet(
         return already_here(&context, &live, &task, delivery).await;
     }
     // One that will never start need not wait for its time: its sender hears of it now.
-    if let Some(wait) = task.not_before.and_then(until)
-        && !is_over(&source, &task).await
+    if let Some(due) = task.not_before
+        && let Some(wait) = until(due)
     {
-        settled(&task, delivery, Settlement::Release { after: wait }).await;
-        return;
+        // Noted before it is asked for, so that no cancel falls in between.
+        deferred::note(&context, &source, &task, (&delivery, due));
+        if !is_over(&source, &task).await {
+            settled(&task, delivery, Settlement::Release { after: wait }).await;
+            return;
+        }
     }
+    deferred::forget(&context, &task.id);
     let demand = handler.demand(&task);
     if let Ok(demand) = &demand
         && let Some(misfit) = misfit(&context, &source, &delivery, demand).await
@@ -429,6 +434,29 @@ async fn admit(
             return settled(task, delivery, Settlement::Release { after: damped(context) }).await;
         }
     };
+    let Some(charge) = enter(context, source, task, delivery, (record, revision, start)).await else {
+        return;
+    };
+    match start {
+        Start::Afresh => go(context, charge, (room, handler, demand)).await,
+        Start::Adopted => go_on(context, charge, (room, handler, demand)).await,
+        Start::Spooled => {
+            // Neither lane nor room is needed: its work is done.
+            drop(room);
+            heed_cancel(&charge).await;
+            Box::pin(spool::take_up(context, charge, &*handler)).await;
+        }
+    }
+}
+
+/// Enters a charged attempt among those that live here; `None` when another of its task does.
+async fn enter(
+    context: &Arc<Context>,
+    source: &Arc<SourceRuntime>,
+    task: &Arc<Task>,
+    delivery: Delivery,
+    (record, revision, start): (Record, Revision, Start),
+) -> Option<Charge> {
     let phase = match start {
         Start::Afresh => LivePhase::Staging,
         // It runs all the time: only what ends running attempts ends it.
@@ -450,7 +478,11 @@ async fn admit(
     if !context.ledger.enter(live, scope.clone()) {
         // Two deliveries of one task were admitted at the same time; the record has the later one's fence, and the
         // earlier one finds that out at its next check. This one waits for it.
-        return settled(task, delivery, Settlement::Retry { after: damped(context) }).await;
+        settled(task, delivery, Settlement::Retry { after: damped(context) }).await;
+        return None;
+    }
+    if let Some(stamps) = celery::stamps(task) {
+        context.ledger.stamp(&task.id, stamps);
     }
     let hold = context.keeper.hold(task.id.clone(), record.fence, scope.clone(), delivery.lease);
     let report = Reporter::new(task.clone(), record.fence, source.bus.clone(), context.settings.log);
@@ -461,15 +493,28 @@ async fn admit(
         report,
         (context.keeper.gate(&hold), context.identity.clone()),
     );
-    let charge = Charge { attempt, hold, record, revision, source: source.clone() };
-    match start {
-        Start::Afresh => go(context, charge, (room, handler, demand)).await,
-        Start::Adopted => go_on(context, charge, (room, handler, demand)).await,
-        Start::Spooled => {
-            // Neither lane nor room is needed: its work is done.
-            drop(room);
-            heed_cancel(&charge).await;
-            Box::pin(spool::take_up(context, charge, &*handler)).await;
+    Some(Charge { attempt, hold, record, revision, source: source.clone() })
+}
+
+/// Ends a canceled task that has not started, as if its message had come now.
+pub(super) async fn cancel_unstarted(
+    context: &Arc<Context>,
+    source: &Arc<SourceRuntime>,
+    (task, handler): (&Arc<Task>, &dyn Handler),
+    delivery: Delivery,
+    reason: String,
+) {
+    match charge(context, source, (task, handler), &delivery).await {
+        Ok(Charged::Yes(record, revision, Start::Afresh)) => {
+            let charged = (*record, revision, Start::Afresh);
+            let Some(charge) = enter(context, source, task, delivery, charged).await else { return };
+            charge.attempt.scope().cancel(CancelReason::Canceled(reason));
+            settle::conclude(context, charge, Err(canceled_before_start())).await;
+        }
+        // Somebody has it already, or it is over.
+        Ok(Charged::Yes(..) | Charged::Finished(_) | Charged::No(_)) => {}
+        Err(error) => {
+            tracing::warn!(task = %task.id, %error, "it ends at its time: the store is away");
         }
     }
 }
@@ -576,6 +621,11 @@ async fn not_to_start(context: &Context, charge: &Charge, handler: &dyn Handler)
         Ok(Some(reason)) => return Some(reason),
         Ok(None) => {}
         Err(error) => tracing::warn!(task = %task.id, %error, "whether it was canceled could not be asked"),
+    }
+    if let Some(stamps) = celery::stamps(task)
+        && let Some((header, _)) = context.ledger.revoked_of(&stamps).first_key_value()
+    {
+        return Some(format!("revoked through Celery by its stamp {header}"));
     }
     if context.lifecycle.phase() >= LifePhase::Stopping {
         return None;

@@ -4,6 +4,7 @@
 //! on a lane, [`lane`] runs it, [`settle`] records, publishes and settles. What many of them share lives in [`Context`].
 
 pub mod admission;
+mod deferred;
 pub mod intake;
 pub mod keeper;
 pub mod lane;
@@ -126,6 +127,8 @@ pub struct Context {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) keeper: Keeper,
     pub(crate) queue: Queue,
+    /// Tasks that wait at the broker for their time.
+    pub(crate) deferrals: deferred::Deferrals,
     /// Attempts whose outputs wait, to be told of new tokens.
     pub(crate) spooled: spool::Waiters,
     /// Room for attempts from their fetch to the end of their run.
@@ -161,6 +164,7 @@ impl Executor {
         let context = Arc::new(Context {
             keeper: Keeper::new(store.clone()),
             queue: Queue::new(settings.lanes, &settings.pool, settings.starvation_after, crew.clone()),
+            deferrals: deferred::Deferrals::default(),
             spooled: spool::Waiters::default(),
             room: Arc::new(Semaphore::new(room)),
             settling: Arc::new(Semaphore::new(SETTLING)),

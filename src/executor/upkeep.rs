@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 
-use super::{Context, SourceRuntime, settle};
+use super::{Context, SourceRuntime, deferred, settle};
 use crate::broker::{Command, Presence};
 use crate::cancel::{CancelReason, CancelScope};
 use crate::lifecycle::LifePhase;
 use crate::store::RecordQuery;
-use crate::task::Task;
+use crate::task::{Task, TaskId};
 
 /// Between two tries to hear commands.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
@@ -25,12 +26,27 @@ pub(super) async fn commands(context: Arc<Context>, source: Arc<SourceRuntime>, 
             match source.broker.topic.commands().await {
                 Ok(mut commands) => {
                     recheck(&context, &source).await;
-                    while let Some(command) = commands.next().await {
+                    let mut ending = FuturesUnordered::new();
+                    loop {
+                        let command = tokio::select! {
+                            command = commands.next() => command,
+                            Some(()) = ending.next() => continue,
+                        };
                         match command {
-                            Ok(command) => obey(&context, command),
-                            Err(error) => tracing::warn!(%error, "a command could not be heard"),
+                            Some(Ok(Command::Cancel { task, reason })) => {
+                                if !cancel_live(&context, &task, &reason) {
+                                    let context = &context;
+                                    ending
+                                        .push(async move { deferred::cancel(context, &task, reason).await });
+                                }
+                            }
+                            Some(Ok(command)) => obey(&context, command),
+                            Some(Err(error)) => tracing::warn!(%error, "a command could not be heard"),
+                            None => break,
                         }
                     }
+                    // What was begun is ended, whatever became of the connection.
+                    while ending.next().await.is_some() {}
                 }
                 Err(error) => tracing::warn!(%error, "commands cannot be heard"),
             }
@@ -44,20 +60,33 @@ pub(super) async fn commands(context: Arc<Context>, source: Arc<SourceRuntime>, 
 }
 
 /// A cancel may have been sent while nobody listened.
-async fn recheck(context: &Context, source: &SourceRuntime) {
+async fn recheck(context: &Arc<Context>, source: &SourceRuntime) {
     for live in context.ledger.all() {
         if let Ok(Some(reason)) = source.broker.topic.cancel_requested(&live.task).await {
             context.ledger.cancel(&live.task, CancelReason::Canceled(reason));
         }
     }
+    let Ok(canceled) = source.broker.topic.cancels().await else { return };
+    for task in context.deferrals.among(canceled) {
+        if let Ok(Some(reason)) = source.broker.topic.cancel_requested(&task).await {
+            deferred::cancel(context, &task, reason).await;
+        }
+    }
+}
+
+/// Cancels a live attempt. `false`: there is none here.
+fn cancel_live(context: &Context, task: &TaskId, reason: &str) -> bool {
+    let is_live = context.ledger.cancel(task, CancelReason::Canceled(reason.to_owned()));
+    if is_live {
+        tracing::info!(%task, "canceled");
+    }
+    is_live
 }
 
 fn obey(context: &Context, command: Command) {
     match command {
         Command::Cancel { task, reason } => {
-            if context.ledger.cancel(&task, CancelReason::Canceled(reason)) {
-                tracing::info!(%task, "canceled");
-            }
+            cancel_live(context, &task, &reason);
         }
         Command::Upload { task, token } => {
             let with = if token.is_some() { "a new token" } else { "the token it had" };

@@ -148,3 +148,47 @@ async fn queues_change_and_revocations_last(peer: &Peer, settings: &str, url: &s
         assert_eq!(seen[which], json!(["REVOKED", "revoked: revoked"]));
     }
 }
+
+#[tokio::test]
+async fn what_waits_for_its_time_is_shown_and_ends_at_once_when_it_is_revoked() {
+    let (rabbit, peer) = (RabbitMq::vhost().await, Peer::installed().await);
+    let settings = format!("brokers = [\"{}\"]\n", rabbit.url());
+    what_waits_is_shown_and_revoked(&peer, &settings, (&rabbit.url(), "rpc://")).await;
+}
+
+#[tokio::test]
+async fn over_redis_what_waits_for_its_time_is_shown_and_ends_at_once_when_it_is_revoked() {
+    let (redis, peer) = (Redis::start().await, Peer::of_redis().await);
+    let url = redis.url();
+    let settings = format!("brokers = [\"celery+{url}\"]\n[celery]\nresult_backend = \"{url}\"\n");
+    what_waits_is_shown_and_revoked(&peer, &settings, (&url, &url)).await;
+}
+
+async fn what_waits_is_shown_and_revoked(peer: &Peer, settings: &str, (broker, backend): (&str, &str)) {
+    let longshore = Longshore::with_settings(settings);
+    let node = "longshore@quay";
+    let _worker = longshore.worker(&["-c", "3", "-n", "quay"]).await;
+    let seen = peer.ask(peer.python(&["later.py", broker, node, backend]), CLIENT_WITHIN).await;
+    let (id, scheduled) = (&seen["id"], &seen["scheduled"][0]);
+    assert_eq!(
+        (&scheduled["request"]["id"], &scheduled["request"]["name"], &scheduled["request"]["time_start"]),
+        (id, &json!("longshore.ping"), &Value::Null),
+        "{seen}"
+    );
+    assert!(scheduled["eta"].as_str().unwrap().starts_with("20"), "{scheduled}");
+    assert_eq!((&seen["queried"][0], &seen["queried"][1]["id"]), (&json!("scheduled"), id));
+    assert_eq!((&seen["revoked"][0], &seen["revoked"][1]), (&json!("REVOKED"), &json!("revoked: revoked")));
+    assert_eq!(seen["left"], json!([]), "what was revoked is still shown");
+    // It waits at the broker for ten minutes; its record says now how it ended.
+    let record = longshore.ok(&["task", "show", id.as_str().unwrap(), "--output", "json"]).await;
+    assert!(record.contains("\"canceled\""), "{record}");
+
+    let pong = json!([{ node: { "ok": "pong" } }]);
+    assert_eq!(seen["patterns"], json!([pong, pong, []]));
+
+    let said = |key: &str| seen[key][0][node]["ok"].as_str().unwrap_or_else(|| panic!("{seen}")).to_owned();
+    assert_eq!(said("flagged"), "headers {'batch': ['7']} flagged as revoked, but not terminated");
+    assert_eq!((&seen["never"][0], &seen["other"][0]), (&json!("REVOKED"), &json!("SUCCESS")));
+    assert_eq!(said("terminated"), "headers {'batch': ['7']} revoked");
+    assert_eq!(seen["stopped"][0], json!("REVOKED"));
+}

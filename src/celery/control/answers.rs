@@ -1,11 +1,14 @@
 //! What a worker under remote control says of its tasks and of itself.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::Control;
-use crate::ledger::{Live, LivePhase};
+use crate::broker::{Contents, WaitingQuery};
+use crate::ledger::{Deferred, Live, LivePhase, Stamps};
 use crate::task::celery::TASKS;
-use crate::task::{QueueName, TaskId};
+use crate::task::{Fence, Generation, QueueName, TaskId};
 
 /// Whether Celery calls such an attempt active.
 pub(super) fn is_active(live: &Live) -> bool {
@@ -67,7 +70,86 @@ pub(super) fn listed(ids: &[TaskId]) -> String {
     ids.iter().map(TaskId::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// Stamps as Python prints a map of lists.
+pub(super) fn stamps(stamps: &Stamps) -> String {
+    let printed = stamps.iter().map(|(header, values)| {
+        let values: Vec<String> = values.iter().map(|value| python_text(value)).collect();
+        format!("{}: [{}]", python_text(header), values.join(", "))
+    });
+    format!("{{{}}}", printed.collect::<Vec<_>>().join(", "))
+}
+
+/// The name that Celery knows a kind of task by.
+fn name_of(kind: &str) -> &str {
+    if kind == "docker_run" { TASKS[0].0 } else { kind }
+}
+
 impl Control {
+    /// What waits until a time that has not come: what this worker gave back until then, and where the broker can list it what others
+    /// did.
+    pub(super) async fn scheduled(&self) -> Value {
+        let told = self.waiting().await.into_iter().map(|waiting| {
+            json!({
+                "eta": waiting.due.to_string(),
+                "priority": 6,
+                "request": self.not_started(&waiting),
+            })
+        });
+        told.collect()
+    }
+
+    /// Without what was revoked meanwhile: its end is told, only its message is still there.
+    async fn waiting(&self) -> Vec<Deferred> {
+        let mut all = self.ledger.deferred();
+        if self.broker.capabilities.list {
+            self.listed(&mut all).await;
+        }
+        let revoked: HashSet<TaskId> =
+            self.broker.topic.cancels().await.unwrap_or_default().into_iter().collect();
+        all.retain(|deferred| !revoked.contains(&deferred.task) && !self.is_revoked(&deferred.task));
+        all
+    }
+
+    /// Adds what the broker lists.
+    async fn listed(&self, all: &mut Vec<Deferred>) {
+        let mut known: HashSet<TaskId> = all.iter().map(|deferred| deferred.task.clone()).collect();
+        for queue in self.queues() {
+            let query =
+                WaitingQuery { queue: Some(queue), contents: Contents::Given, ..WaitingQuery::default() };
+            let found = match self.broker.admin.waiting(&query).await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::debug!(%error, "what waits at the broker could not be listed");
+                    continue;
+                }
+            };
+            for waiting in found {
+                let Some(due) = waiting.not_before else { continue };
+                if known.insert(waiting.task.clone()) {
+                    let name = waiting.raw.as_ref().and_then(|raw| raw.header("task")?.text());
+                    let kind = name.unwrap_or("unknown").to_owned();
+                    all.push(Deferred { task: waiting.task, kind, queue: waiting.queue, due });
+                }
+            }
+        }
+    }
+
+    /// A task that waits, as Celery shows one.
+    fn not_started(&self, waiting: &Deferred) -> Value {
+        let live = Live {
+            task: waiting.task.clone(),
+            kind: waiting.kind.clone(),
+            queue: waiting.queue.clone(),
+            generation: Generation::default(),
+            attempt: 0,
+            fence: Fence::default(),
+            message: String::new(),
+            phase: LivePhase::Staging,
+            since: waiting.due,
+        };
+        self.request(&live)
+    }
+
     /// The attempts that `wanted` chooses.
     pub(super) fn requests(&self, wanted: fn(&Live) -> bool) -> Value {
         self.ledger.all().iter().filter(|live| wanted(live)).map(|live| self.request(live)).collect()
@@ -75,14 +157,14 @@ impl Control {
 
     /// An attempt as Celery shows one. Arguments are left out: they may hold tokens.
     fn request(&self, live: &Live) -> Value {
-        let celery = (live.kind == "docker_run").then(|| TASKS[0].0);
+        let name = name_of(&live.kind);
         let started = is_active(live).then(|| live.since.as_duration().as_secs_f64());
         json!({
             "id": live.task.to_string(),
-            "name": celery.unwrap_or(&live.kind),
+            "name": name,
             "args": [],
             "kwargs": {},
-            "type": celery.unwrap_or(&live.kind),
+            "type": name,
             "hostname": self.about.node,
             "time_start": started,
             "acknowledged": false,
@@ -96,11 +178,23 @@ impl Control {
         })
     }
 
-    pub(super) fn query(&self, arguments: &serde_json::Map<String, Value>) -> Value {
-        let found = super::ids(arguments.get("ids")).into_iter().filter_map(|id| {
-            let live = self.ledger.find(&id)?;
-            let state = if is_active(&live) { "active" } else { "reserved" };
-            Some((id.to_string(), json!([state, self.request(&live)])))
+    pub(super) async fn query(&self, arguments: &serde_json::Map<String, Value>) -> Value {
+        let ids = super::ids(arguments.get("ids"));
+        let waiting = if ids.iter().all(|id| self.ledger.find(id).is_some()) {
+            Vec::new()
+        } else {
+            self.waiting().await
+        };
+        let found = ids.into_iter().filter_map(|id| {
+            let told = match self.ledger.find(&id) {
+                Some(live) if is_active(&live) => json!(["active", self.request(&live)]),
+                Some(live) => json!(["reserved", self.request(&live)]),
+                None => {
+                    let waiting = waiting.iter().find(|waiting| waiting.task == id)?;
+                    json!(["scheduled", self.not_started(waiting)])
+                }
+            };
+            Some((id.to_string(), told))
         });
         Value::Object(found.collect())
     }

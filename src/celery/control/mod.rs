@@ -6,6 +6,7 @@
 //! stands on the broker and is asked for before a task starts. Called by `worker`.
 
 mod answers;
+mod revoke;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use regex::RegexBuilder;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -23,11 +25,14 @@ use crate::cancel::CancelScope;
 use crate::ledger::Ledger;
 use crate::lifecycle::{LifePhase, Lifecycle};
 use crate::task::{QueueName, TaskId};
+use revoke::{Terminate, terminates};
 
 /// Revoked ids that are remembered for others, as many as a Celery worker remembers.
 const REMEMBERED: usize = 50_000;
 /// Ids that one request may revoke, or that one greeting may add.
 const AT_ONCE: usize = 1_000;
+/// Bytes that the pattern of a request may take once it is compiled.
+const PATTERN: usize = 1 << 20;
 /// Before the mailbox is opened again after its connection broke.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -189,18 +194,19 @@ impl Control {
             "ping" => json!({ "ok": "pong" }),
             "active" => self.requests(answers::is_active),
             "reserved" => self.requests(answers::is_reserved),
-            // What is to run later waits at the broker, not here.
-            "scheduled" => json!([]),
+            "scheduled" => self.scheduled().await,
             "revoked" => self.revoked(),
             "registered" => answers::registered(),
             "stats" => self.stats(),
             "report" => self.report(),
-            "query_task" => self.query(arguments),
+            "query_task" => self.query(arguments).await,
             "hello" => return self.greeted(arguments).await,
             "conf" => self.conf(),
             "clock" => json!({ "clock": self.clock() }),
             "active_queues" => self.active_queues(),
-            "revoke" => self.revoke(arguments).await,
+            "revoke" => self.revoke(arguments, terminates(arguments)).await,
+            "terminate" => self.revoke(arguments, Terminate::Yes).await,
+            "revoke_by_stamped_headers" => self.revoke_stamps(arguments),
             "add_consumer" => self.consume(arguments, Intake::Open).await,
             "cancel_consumer" => self.consume(arguments, Intake::Paused).await,
             "pool_grow" | "pool_shrink" | "autoscale" | "rate_limit" | "time_limit" => {
@@ -264,24 +270,8 @@ impl Control {
         revoked.order.iter().map(TaskId::to_string).collect::<Vec<_>>().into()
     }
 
-    /// Revokes one or more tasks wherever they are. A running container is stopped whether or not termination is asked
-    /// for, as girder_worker's docker_run does it.
-    async fn revoke(&self, arguments: &Map<String, Value>) -> Value {
-        let ids = ids(arguments.get("task_id"));
-        let running: Vec<&TaskId> = ids.iter().filter(|id| self.ledger.find(id).is_some()).collect();
-        let running = running.into_iter().cloned().collect::<Vec<_>>();
-        for id in &ids {
-            self.remember(id);
-            self.cancel(id).await;
-        }
-        if arguments.get("terminate") == Some(&Value::Bool(true)) {
-            let what =
-                if running.is_empty() { "tasks unknown".to_owned() } else { answers::listed(&running) };
-            json!({ "ok": format!("terminate: {what}") })
-        } else {
-            let quoted: Vec<String> = ids.iter().map(|id| answers::python_text(id.as_ref())).collect();
-            json!({ "ok": format!("tasks {{{}}} flagged as revoked", quoted.join(", ")) })
-        }
+    fn is_revoked(&self, id: &TaskId) -> bool {
+        self.memory.revoked.lock().unwrap_or_else(PoisonError::into_inner).known.contains(id)
     }
 
     /// Whether the task was not known to be revoked.
@@ -348,7 +338,15 @@ fn is_for(node: &str, body: &[u8]) -> bool {
         (_, Some(pattern), Some("glob")) => {
             globset::Glob::new(pattern).is_ok_and(|glob| glob.compile_matcher().is_match(node))
         }
-        // Regular expressions among them: a worker that is not sure is not meant.
+        // Python matches from the beginning, and not to the end.
+        (_, Some(pattern), Some("pcre")) => match RegexBuilder::new(pattern).size_limit(PATTERN).build() {
+            Ok(regex) => regex.find(node).is_some_and(|found| found.start() == 0),
+            Err(error) => {
+                tracing::debug!(%error, "a request of Celery's remote control has a pattern that is not read here");
+                false
+            }
+        },
+        // Another kind of pattern: a worker that is not sure is not meant.
         (_, Some(_), Some(_)) => false,
         _ => true,
     }
@@ -366,7 +364,12 @@ mod tests {
         assert!(!heard(json!({ "method": "revoked", "destination": ["celery@quay"] })));
         assert!(heard(json!({ "method": "ping", "pattern": "longshore@*", "matcher": "glob" })));
         assert!(!heard(json!({ "method": "ping", "pattern": "celery@*", "matcher": "glob" })));
-        assert!(!heard(json!({ "method": "ping", "pattern": "long.+@", "matcher": "pcre" })));
+        assert!(heard(json!({ "method": "ping", "pattern": "long.+@", "matcher": "pcre" })));
+        assert!(heard(json!({ "method": "ping", "pattern": "celery@|longshore@", "matcher": "pcre" })));
+        for pattern in ["quay", "^celery@", "long(", "(?=longshore)"] {
+            assert!(!heard(json!({ "method": "ping", "pattern": pattern, "matcher": "pcre" })), "{pattern}");
+        }
+        assert!(!heard(json!({ "method": "ping", "pattern": "longshore@quay", "matcher": "sql" })));
         assert!(!is_for("longshore@quay", b"{"));
     }
 

@@ -21,9 +21,12 @@ pub use context::{CeleryContext, Signature, TimeLimit};
 pub use girder::hook_documents;
 pub use request::Request;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use serde_json::Value;
 
 use super::envelope::{DecodeError, Limits};
 use super::json::Json;
@@ -90,6 +93,20 @@ pub fn refused(message: &RawMessage, limits: &Limits) -> Option<Task> {
     task.girder = girder;
     task.extra.insert(CeleryContext::KEY.to_owned(), context.to_value());
     Some(task)
+}
+
+/// What the sender of a Celery task stamped it with, where it did: values by header.
+pub fn stamps(task: &Task) -> Option<BTreeMap<String, BTreeSet<String>>> {
+    let stamps = task.extra.get(CeleryContext::KEY)?.get("stamps")?.as_object()?;
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let values = |value: &Value| match value {
+        Value::Array(all) => all.iter().map(text).collect(),
+        one => BTreeSet::from([text(one)]),
+    };
+    Some(stamps.iter().map(|(header, value)| (header.clone(), values(value))).collect())
 }
 
 /// Refuses serializers whose reading runs code of the sender.
