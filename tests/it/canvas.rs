@@ -117,6 +117,9 @@ async fn everything_follows(site: Site) {
         refused.starts_with("InvalidTaskError: canvas not supported") && refused.contains("a chord"),
         "{refused}"
     );
+    assert_eq!(seen["later"], json!([null, "later"]));
+    assert!(seen["later after"].as_f64().unwrap() >= 2.0, "{}", seen["later after"]);
+    assert!(!seen["all"].to_string().contains("not called"), "what follows a success followed a failure");
 }
 
 #[tokio::test]

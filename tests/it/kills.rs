@@ -10,9 +10,11 @@ use lapin::{Connection, ConnectionProperties};
 use rand::RngExt;
 use serde_json::{Value, json};
 
-use crate::support::celery::Producer;
+use crate::support::celery::{Peer, Producer};
+use crate::support::docker::engine;
 use crate::support::longshore::Longshore;
 use crate::support::poll::eventually;
+use crate::support::process::tied_to_this_thread;
 use crate::support::rabbitmq::RabbitMq;
 use crate::support::redis::Redis;
 
@@ -20,6 +22,83 @@ const TASKS: usize = 200;
 const KILLS: usize = 12;
 const WORKERS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(100);
+
+/// A worker of plain Celery beside ours, which answers "python"; dropping it kills it.
+struct Python(std::process::Child);
+
+impl Python {
+    async fn beside(rabbit: &RabbitMq) -> Python {
+        let peer = Peer::installed().await;
+        let command = peer.python(&["kombu_redis.py", &rabbit.url(), "work", "celery"]);
+        let folder = command.get_current_dir().unwrap();
+        let mut command = tied_to_this_thread(&command);
+        command.current_dir(folder).env("C_FORCE_ROOT", "1").stdout(std::process::Stdio::null());
+        Python(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn what_a_killed_worker_held_is_run_by_others_also_by_a_python_worker_on_its_queue() {
+    engine().await;
+    let rabbit = RabbitMq::vhost().await;
+    let connection = Connection::connect(&rabbit.url(), ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel
+        .queue_declare("answers".into(), QueueDeclareOptions::default(), FieldTable::default())
+        .await
+        .unwrap();
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let mut answers =
+        channel.basic_consume("answers".into(), "".into(), options, FieldTable::default()).await.unwrap();
+    let settings = format!(
+        "brokers = [\"{}?handoff_after=200ms\"]\n[worker]\nlease = \"3s\"\npoison_limit = 100\n",
+        rabbit.url()
+    );
+    // Each with a disk of its own, which dies with it.
+    let fleet = async |n: usize| {
+        let longshore = Longshore::with_settings(&settings);
+        let worker = longshore.worker(&["-c", "2", "-n", &format!("w{n}")]).await;
+        (longshore, worker)
+    };
+    let _python = Python::beside(&rabbit).await;
+    let (first, mut second) = (fleet(1).await, fleet(2).await);
+    let producer = Producer::on(&rabbit.url(), "celery").await.answered_in("answers");
+    let mut waiting = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let id = uuid::Uuid::now_v7().to_string();
+        let kwargs =
+            json!({"image": "busybox:latest", "pull_image": false, "container_args": ["sleep", "0.2"]});
+        producer.send("girder_worker.docker.tasks.docker_run", &id, &json!({}), &kwargs).await;
+        waiting.insert(id);
+    }
+    for n in 3..5 {
+        tokio::time::sleep(Duration::from_millis(rand::rng().random_range(300..1_200))).await;
+        second.1.kill();
+        second = fleet(n).await;
+    }
+    let (_disk, mut dies) = first;
+    dies.kill();
+    let mut by_python = 0;
+    eventually(PATIENCE, "every caller is answered", async || {
+        while let Some(Some(Ok(answer))) = answers.next().now_or_never() {
+            let result: Value = serde_json::from_slice(&answer.data).unwrap();
+            assert_eq!(result["status"], "SUCCESS", "{result}");
+            by_python += usize::from(result["result"] == "python");
+            waiting.remove(result["task_id"].as_str().unwrap());
+        }
+        waiting.is_empty().then_some(())
+    })
+    .await;
+    assert!((1..40).contains(&by_python), "{by_python} of 40 went to the Python worker");
+}
 
 #[tokio::test]
 async fn two_hundred_tasks_outlive_workers_that_are_killed_at_random() {

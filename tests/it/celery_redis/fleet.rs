@@ -65,6 +65,35 @@ async fn a_python_worker_and_longshore_share_a_queue_without_loss() {
 }
 
 #[tokio::test]
+async fn what_a_killed_worker_held_is_run_by_a_python_worker_or_another_one_beside_it() {
+    engine().await;
+    let dock = CeleryRedis::start().await;
+    // What a process found of its predecessor's and did not come to adopt is others' after that window.
+    let settings = format!("{}poison_limit = 100\nadopt_window = \"5s\"\n", settings(&dock));
+    let installed = [Longshore::with_settings(&settings), Longshore::with_settings(&settings)];
+    let _theirs = worker(&dock.redis.url(), "celery").await;
+    let mut ours = Vec::new();
+    for (n, longshore) in installed.iter().enumerate() {
+        ours.push(longshore.worker(&["-c", "2", "-n", &format!("w{n}")]).await);
+    }
+    let sent = ids(&peer(&dock.redis.url(), &[&["send", "celery"][..], &["0"; 40]].concat()).await);
+    for n in [0, 1, 0] {
+        let lives = Duration::from_millis(rand::rng().random_range(200..900));
+        tokio::time::sleep(lives).await;
+        ours[n].kill();
+        ours[n] = installed[n].worker(&["-c", "2", "-n", &format!("w{n}")]).await;
+    }
+    // The last one is not started again.
+    ours[0].kill();
+    let mut connection = dock.redis.connection().await;
+    for id in &sent {
+        let result =
+            eventually(WITHIN, "every task has a result", async || result(&mut connection, id).await).await;
+        assert_eq!(result["status"], "SUCCESS", "{result}");
+    }
+}
+
+#[tokio::test]
 async fn a_task_of_a_killed_worker_is_held_until_the_next_one_ends_it() {
     engine().await;
     let dock = CeleryRedis::start().await;

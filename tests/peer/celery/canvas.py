@@ -70,6 +70,12 @@ def main():
 
     chord = app.send_task("longshore.ping", queue=queue, chord=see.s("body"))
     seen["chord"] = ended(chord)
+
+    ended(ping(fail="permanent").apply_async(link=see.s("not called")))
+    started = time.monotonic()
+    seen["later"] = ended(chain(ping(), see.s("later").set(countdown=2)).apply_async())
+    seen["later after"] = time.monotonic() - started
+    seen["all"] = noted(before + 6)
     print(json.dumps(seen))
 
 

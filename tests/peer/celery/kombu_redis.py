@@ -6,7 +6,8 @@
     kombu_redis.py BROKER hold QUEUE                takes one message and dies over it
     kombu_redis.py BROKER timed QUEUE               sends a task for later, one that expired, and one that is revoked while it waits;
                                                     prints their states, errors, and when each ended after it was sent
-    kombu_redis.py BROKER work QUEUE                a Celery worker that knows docker_run and answers "python", until it is killed
+    kombu_redis.py BROKER work QUEUE                a Celery worker that knows docker_run and answers "python", until it is killed; also
+                                                    of RabbitMQ
 
 BROKER may end with ?global_keyprefix=PREFIX, which Celery takes as a transport option.
 """
@@ -100,7 +101,8 @@ def timed(broker, queue):
 
 def work(broker, queue):
     url, options = connected(broker)
-    app = Celery(broker=url, backend=url, broker_transport_options=options)
+    backend = url if url.startswith("redis") else "rpc://"
+    app = Celery(broker=url, backend=backend, broker_transport_options=options)
 
     @app.task(name=NAME)
     def docker_run(*args, **kwargs):
