@@ -274,14 +274,13 @@ const FOREVER: f64 = 3.2e10;
 fn time_limit(json: Option<&Json>) -> Result<TimeLimit, DecodeError> {
     let refused = || wrong("timelimit", "must be [hard, soft], each null or seconds, zero or more");
     let seconds = |json: &Json| match json {
-        Json::Null => Ok(None),
+        Json::Null | Json::NonFinite(NonFinite::Infinity) => Ok(None),
         Json::Number(number) => match number.as_f64() {
             Some(seconds) if seconds >= FOREVER => Ok(None),
             Some(seconds) if seconds >= 0.0 => Ok(Some(seconds).filter(|seconds| *seconds > 0.0)),
             _ => Err(refused()),
         },
         Json::BigInteger(digits) if !digits.starts_with('-') => Ok(None),
-        Json::NonFinite(NonFinite::Infinity) => Ok(None),
         _ => Err(refused()),
     };
     match json.map(Json::items) {

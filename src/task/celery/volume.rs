@@ -51,13 +51,11 @@ impl Volumes {
             (&volume.host_dir, volume.mode) == (&settings.host_dir, settings.mode)
         };
         let mut matching = self.all[..self.of_body].iter().filter(same);
-        match (matching.next(), matching.next()) {
-            (Some(one), None) => one.clone(),
-            (None, _) | (Some(_), Some(_)) => {
-                let n = self.add(settings, "hook-volume");
-                self.all[n].clone()
-            }
+        if let (Some(one), None) = (matching.next(), matching.next()) {
+            return one.clone();
         }
+        let n = self.add(settings, "hook-volume");
+        self.all[n].clone()
     }
 
     fn add(&mut self, settings: &TemporaryVolume, kind: &str) -> usize {
