@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Book, Event, EventData, EventSink, Notice, SinkError};
 use crate::broker::{Ending, Place};
 use crate::crew::Crew;
-use crate::task::Task;
+use crate::task::{Secret, Task};
 
 /// Carries events to sinks. Cheap to clone.
 #[derive(Clone)]
@@ -149,6 +149,13 @@ impl Bus {
         };
         feed.told(notice.clone(), None).await?;
         feed.sink.told(&notice).await
+    }
+
+    /// Hands a new token for the Girder at `api_url` to every sink that tells of `task`.
+    pub fn renew(&self, task: &Task, api_url: &str, token: &Secret) {
+        for feed in self.inner.feeds.iter().filter(|feed| feed.wants(Some(task))) {
+            feed.sink.renew(&task.id, api_url, token);
+        }
     }
 
     /// The sink at `place`: it takes the rest of a task's end into the step in which it is told of it.

@@ -22,7 +22,7 @@ pub use reporter::{Phase, Reporter};
 
 use crate::broker::{Ending, Place};
 use crate::error::TaskError;
-use crate::task::{Fence, QueueName, Task, TaskId};
+use crate::task::{Fence, QueueName, Secret, Task, TaskId};
 
 /// One thing that happened to a task.
 #[derive(Clone, Debug, PartialEq)]
@@ -299,6 +299,8 @@ pub trait EventSink: Send + Sync {
     async fn told(&self, _notice: &Notice) -> Result<(), SinkError> {
         Ok(())
     }
+    /// Somebody gave a new token for the Girder at `api_url`, in place of those that `task` came with.
+    fn renew(&self, _task: &TaskId, _api_url: &str, _token: &Secret) {}
 }
 
 /// Why a sink did not take events.

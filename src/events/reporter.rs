@@ -310,9 +310,16 @@ impl Reporter {
     /// From now on this text is replaced by `[redacted]` wherever it would be told.
     pub fn redact(&self, secret: &Secret) {
         // Very short texts would tear everything that is told, and are no secrets.
-        if secret.expose().len() >= 4 {
-            self.lock().secrets.push(secret.clone());
+        let mut state = self.lock();
+        if secret.expose().len() >= 4 && !state.secrets.contains(secret) {
+            state.secrets.push(secret.clone());
         }
+    }
+
+    /// From now on whoever is told of the attempt may use this token at the Girder with the base `api_url`.
+    pub fn renew(&self, api_url: &str, token: &Secret) {
+        self.redact(token);
+        self.inner.bus.renew(&self.inner.task, api_url, token);
     }
 
     /// What is told of the attempt so far.

@@ -139,12 +139,12 @@ pub async fn bring(
     };
     let mut document = read(folder).map_err(unreadable)?;
     if let Some(token) = token {
-        attempt.report().redact(&token);
         document.fresh = fresh(task, &document, token)?;
         write(folder, &document).map_err(unreadable)?;
     }
     if let Some(fresh) = &document.fresh {
-        attempt.report().redact(&fresh.token);
+        // The job is told with it, too.
+        attempt.report().renew(&fresh.api_url, &fresh.token);
     }
     let sent = Sent::at(folder);
     let mut values = document.values;

@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::crew::Crew;
 use crate::docker::{self, Address, DockerApi, DockerRun, Parts, TaskJudge};
 use crate::girder;
-use crate::girder::job::{JobSink, Steering};
+use crate::girder::job::{JobSink, Journals, Steering};
 use crate::handler::{Handler, Identity};
 use crate::http::{self, Judge};
 use crate::ledger::Ledger;
@@ -54,6 +54,8 @@ pub struct Site {
     pub girder: Arc<girder::Site>,
     /// Where tasks' streams to the worker's own output go.
     pub host: HostStreams,
+    /// Where what waits for Girder's jobs is kept for the next process; none when there will be none.
+    pub journals: Option<PathBuf>,
 }
 
 fn docker_run(site: &Site) -> Result<Arc<dyn Handler>, WorkerError> {
@@ -94,7 +96,11 @@ fn docker_run(site: &Site) -> Result<Arc<dyn Handler>, WorkerError> {
 /// The sink that keeps Girder's jobs up to date, and through which they cancel their tasks.
 pub fn job_sink(site: &Site) -> Result<JobSink, WorkerError> {
     let helm = Helm { policy: Arc::new(policy(&site.settings)?), ledger: site.ledger.clone() };
-    Ok(JobSink::new(site.girder.clone(), Arc::new(helm), site.crew.clone()))
+    let sink = JobSink::new(site.girder.clone(), Arc::new(helm), site.crew.clone());
+    Ok(match &site.journals {
+        Some(folder) => sink.kept_in(Journals::at(folder.clone()), site.store.clone()),
+        None => sink,
+    })
 }
 
 /// What jobs may do here.

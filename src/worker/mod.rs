@@ -8,7 +8,7 @@ pub mod instance;
 pub mod machine;
 mod supervisor;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -109,6 +109,14 @@ pub struct Worker {
     _instance: InstanceLock,
 }
 
+/// Where its tasks run and talk to.
+struct Place {
+    lanes: usize,
+    host: HostStreams,
+    /// Where what waits for Girder's jobs is kept for the next process.
+    journals: Option<PathBuf>,
+}
+
 /// How long what outlives the attempts may take.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -132,8 +140,9 @@ impl Worker {
         }
         let store = store::open(&BrokerUrl::parse(settings.store.expose())?, &options).await?;
         let lanes = settings.worker.concurrency;
-        let worker =
-            Self::assemble(settings, (sources, store), (identity, lock), (lanes, HostStreams::process()))?;
+        let place =
+            Place { lanes, host: HostStreams::process(), journals: Some(settings.state_dir.join("jobs")) };
+        let worker = Self::assemble(settings, (sources, store), (identity, lock), place)?;
         for (pidbox, broker, events) in controls {
             worker.heed_celery(settings, (pidbox, broker), events);
         }
@@ -159,7 +168,7 @@ impl Worker {
         settings: &Settings,
         (brokers, store): (Vec<Source>, Arc<dyn ResultStore>),
         (identity, instance): (Identity, InstanceLock),
-        (lanes, host): (usize, HostStreams),
+        Place { lanes, host, journals }: Place,
     ) -> Result<Self, WorkerError> {
         make_folder(&settings.work_dir)?;
         let crew = Crew::new();
@@ -171,6 +180,7 @@ impl Worker {
         let site = Site {
             girder: Arc::new(girder),
             host,
+            journals,
             settings: settings.clone(),
             crew: crew.clone(),
             ledger: ledger.clone(),
@@ -315,7 +325,8 @@ pub async fn run_once(
     // Without descriptors to spare, its output goes where every worker's goes.
     let host = HostStreams::of_one_task().unwrap_or_else(|_| HostStreams::process());
     let stores = (vec![(broker.clone(), Vec::new())], store.clone());
-    let worker = Worker::assemble(&settings, stores, (identity, instance), (1, host))?;
+    let place = Place { lanes: 1, host, journals: None };
+    let worker = Worker::assemble(&settings, stores, (identity, instance), place)?;
     let filter = EventFilter { task: Some(task.id.clone()), ..EventFilter::default() };
     let mut events = broker.topic.follow(filter, EventStart::Oldest).await?;
     broker.submit.submit(vec![Submission::of(&task, ContentType::Json, 0)]).await?;

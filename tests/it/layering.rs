@@ -20,7 +20,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("handler", &["task", "events"]),
     ("ledger", &["task"]),
     ("ping", &["task", "events", "handler"]),
-    ("girder", &["task", "http", "events"]),
+    ("girder", &["task", "http", "events", "store"]),
     ("pipeline", &["task", "events", "store", "handler", "http", "girder"]),
     ("docker", &["task", "events", "store", "handler", "http", "policy", "pipeline", "girder"]),
     ("executor", &["task", "events", "store", "broker", "handler", "ledger", "config"]),

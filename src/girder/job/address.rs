@@ -7,16 +7,20 @@ use serde_json::Value;
 
 use super::script::State;
 use crate::error::TaskError;
-use crate::girder::{Call, Client, Connection, GirderError, Repeat, Site};
+use crate::girder::{Call, Client, Connection, GirderError, Repeat, Site, same};
 use crate::http::{Judge, Verify};
-use crate::task::Task;
+use crate::task::{Secret, Task};
 
 /// The job of one task.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Job {
     client: Client,
     method: Method,
     path: String,
+    /// The base of the task's Girder, if the job lies there.
+    home: Option<String>,
+    connection: Connection,
+    judge: Arc<dyn Judge>,
 }
 
 /// What an answer of Girder says of the job.
@@ -36,6 +40,8 @@ pub(super) enum Trouble {
     Unclear(GirderError),
     /// The job may not go where it should.
     Transition,
+    /// The token is over, or does not open the job: only with another one it can be told something.
+    Barred(GirderError),
     /// The job is gone, or is not ours any more: nothing will ever reach it.
     Lost(GirderError),
     /// Girder will not take this update.
@@ -64,7 +70,18 @@ impl Job {
             connection.session.verify = Verify::Strictly;
         }
         let client = site.client(&connection, judge)?;
-        Ok(Some(Self { client, method, path }))
+        let below = spec.url.strip_prefix(context.api_url.trim_end_matches('/'));
+        let home = below.is_some_and(|rest| rest.starts_with('/')).then(|| context.api_url.clone());
+        Ok(Some(Self { client, method, path, home, connection, judge: judge.clone() }))
+    }
+
+    /// The same with a new token for the Girder at `api_url`; none when the job lies elsewhere, where it must not go.
+    pub(super) fn renewed(&self, api_url: &str, token: &Secret) -> Option<Self> {
+        self.home.as_ref().filter(|home| same(home, api_url))?;
+        let connection = Connection { token: Some(token.clone()), ..self.connection.clone() };
+        let client = self.client.site().client(&connection, &self.judge);
+        let client = client.inspect_err(|error| tracing::warn!(%error, "a new token cannot be used")).ok()?;
+        Some(Self { client, connection, ..self.clone() })
     }
 
     /// What Girder has of it now.
@@ -117,7 +134,8 @@ fn trouble(error: GirderError) -> Trouble {
         GirderError::Status { status: 400, field: Some(field), .. } if field == "id" || field == "_id" => {
             Trouble::Lost(error)
         }
-        GirderError::Status { status: 401 | 403 | 404 | 410, .. }
+        GirderError::Status { status: 401 | 403, .. } => Trouble::Barred(error),
+        GirderError::Status { status: 404 | 410, .. }
         | GirderError::Refused(_)
         | GirderError::Redirect { .. } => Trouble::Lost(error),
         GirderError::Status { .. } if !error.is_passing() => Trouble::Refused(error),
@@ -146,6 +164,28 @@ mod tests {
     }
 
     #[test]
+    fn a_new_token_opens_the_job_of_its_own_girder_and_no_other() {
+        let site = Arc::new(Site::plain(crate::girder::Settings::default()));
+        let judge: Arc<dyn Judge> = Arc::new(crate::http::Anything);
+        for (url, given, opens) in [
+            ("http://a/api/v1/job/1", "http://a/api/v1/", true),
+            ("http://a/api/v1/job/1", "http://b/api/v1", false),
+            ("http://b/api/v1/job/1", "http://a/api/v1", false),
+            ("http://a/api/v10/job/1", "http://a/api/v1", false),
+        ] {
+            let girder = serde_json::json!({"api_url": "http://a/api/v1", "job": {"url": url, "headers": {"girder-token": "old"}}});
+            let girder = Some(serde_json::from_value(girder).unwrap());
+            let task = Task { girder, ..Task::new("docker_run", crate::task::ArgMap::new()) };
+            let job = Job::of(&task, &site, &judge, Verify::Strictly).unwrap().unwrap();
+            let renewed = job.renewed(given, &Secret::new("new"));
+            assert_eq!(renewed.is_some(), opens, "{url} {given}");
+            if let Some(job) = renewed {
+                assert_eq!(job.connection.headers().unwrap()["girder-token"].as_bytes(), b"new");
+            }
+        }
+    }
+
+    #[test]
     fn a_refused_state_a_lost_job_and_an_outage_are_told_apart() {
         let status = |status, field: Option<&str>| {
             trouble(GirderError::Status {
@@ -160,7 +200,7 @@ mod tests {
         assert!(matches!(status(400, Some("status")), Trouble::Transition));
         assert!(matches!(status(400, Some("id")), Trouble::Lost(_)));
         assert!(matches!(status(404, None), Trouble::Lost(_)));
-        assert!(matches!(status(401, None), Trouble::Lost(_)));
+        assert!(matches!(status(401, None), Trouble::Barred(_)));
         assert!(matches!(status(413, None), Trouble::Refused(_)));
         assert!(matches!(status(429, None), Trouble::NotBegun(_)));
         assert!(matches!(status(502, None), Trouble::Unclear(_)));

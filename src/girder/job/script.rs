@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::events::Progress;
@@ -17,7 +18,8 @@ pub(super) const UPDATE_MAX: usize = 64 << 10;
 const WAITING_MAX: usize = 4 << 20;
 
 /// What the job is (`girder_jobs.constants.JobStatus`, and `CANCELING` of the worker plugin).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "i64", into = "i64")]
 pub(super) enum State {
     Inactive,
     Queued,
@@ -89,8 +91,20 @@ impl State {
     }
 }
 
+impl From<i64> for State {
+    fn from(number: i64) -> Self {
+        Self::of(number)
+    }
+}
+impl From<State> for i64 {
+    fn from(state: State) -> Self {
+        state.number()
+    }
+}
+
 /// One update.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Step {
     /// Text for the log and the latest progress.
     Say { text: String, progress: Option<Progress> },
@@ -113,6 +127,21 @@ impl Script {
     /// An empty one that says something at most once in `interval`.
     pub(super) fn new(interval: Duration) -> Self {
         Self { steps: VecDeque::new(), waiting: 0, left_out: 0, interval, said: None }
+    }
+
+    /// What is still to come, and how many bytes are left out behind it.
+    pub(super) fn stands(&self) -> (Vec<Step>, usize) {
+        (self.steps.iter().cloned().collect(), self.left_out)
+    }
+
+    /// Goes on where another one stood.
+    pub(super) fn stand(&mut self, steps: Vec<Step>, left_out: usize) {
+        let text = |step: &Step| match step {
+            Step::Say { text, .. } => text.len(),
+            Step::Become(_) => 0,
+        };
+        self.waiting = steps.iter().map(text).sum();
+        (self.steps, self.left_out) = (steps.into(), left_out);
     }
 
     pub(super) fn is_empty(&self) -> bool {

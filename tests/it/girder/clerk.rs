@@ -15,13 +15,13 @@ use crate::support::poll::eventually;
 
 /// The job as the server has it.
 #[derive(Default)]
-struct Job {
-    status: i64,
+pub(super) struct Job {
+    pub(super) status: i64,
     /// The states that it was given.
-    states: Vec<i64>,
-    log: Vec<String>,
+    pub(super) states: Vec<i64>,
+    pub(super) log: Vec<String>,
     /// How much of the log was there when the state became final.
-    at_its_end: usize,
+    pub(super) at_its_end: usize,
     /// When texts came.
     texts: Vec<Instant>,
 }
@@ -61,16 +61,29 @@ impl Job {
     }
 }
 
-struct Clerk {
+/// A job at a scripted Girder, and a worker that tells it.
+pub(super) struct Clerk {
     server: Faulty,
     job: Arc<Mutex<Job>>,
-    longshore: Longshore,
-    worker: Worker,
+    pub(super) longshore: Longshore,
+    pub(super) worker: Worker,
 }
+
+/// Short waits.
+pub(super) const SETTINGS: &str = "[girder]\njob_look = \"1s\"\nretry_budget = \"1s\"\n";
 
 impl Clerk {
     /// A job in this state, at a server that fails as `script` says.
     async fn with(status: i64, script: impl Fn(&Asked) -> Option<Fault> + Send + Sync + 'static) -> Clerk {
+        Clerk::of(status, SETTINGS, script).await
+    }
+
+    /// The same with a worker of these settings.
+    pub(super) async fn of(
+        status: i64,
+        settings: &str,
+        script: impl Fn(&Asked) -> Option<Fault> + Send + Sync + 'static,
+    ) -> Clerk {
         engine().await;
         let job = Arc::new(Mutex::new(Job { status, ..Job::default() }));
         let kept = job.clone();
@@ -87,13 +100,19 @@ impl Clerk {
             }
         })
         .await;
-        let longshore = Longshore::with_settings("[girder]\njob_look = \"1s\"\nretry_budget = \"1s\"\n");
+        let longshore = Longshore::with_settings(settings);
         let worker = longshore.worker(&["--concurrency", "1"]).await;
         Clerk { server, job, longshore, worker }
     }
 
     /// Runs `script` in a container; the record at its end.
     async fn run(&self, script: &str) -> Value {
+        let id = self.submit(script).await;
+        self.ended(&id).await
+    }
+
+    /// Has `script` run in a container; the id of the task.
+    pub(super) async fn submit(&self, script: &str) -> String {
         let base = format!("{}/api/v1", self.server.url());
         let task = json!({"v": 1, "task": "docker_run",
             "args": {"image": "busybox:latest", "pull": "never", "entrypoint": ["sh", "-c"], "container_args": [script],
@@ -101,28 +120,37 @@ impl Clerk {
             "girder": {"api_url": base, "job": {"url": format!("{base}/job/1"), "headers": {"Girder-Token": "of-the-job"}}}});
         let file = self.longshore.folder().join("task.json");
         std::fs::write(&file, task.to_string()).unwrap();
-        let id = self.longshore.ok(&["submit", "--file", file.to_str().unwrap()]).await;
+        self.longshore.ok(&["submit", "--file", file.to_str().unwrap()]).await
+    }
+
+    /// The record of a task.
+    pub(super) async fn record(&self, id: &str) -> Option<Value> {
+        let shown = self.longshore.run(&["task", "show", id, "--output", "json"]).await;
+        serde_json::from_str(&shown.stdout).ok()
+    }
+
+    /// The record of a task once it is finished and its job knows.
+    pub(super) async fn ended(&self, id: &str) -> Value {
         eventually(PATIENCE, "the task is finished and its job knows", async || {
-            let shown = self.longshore.run(&["task", "show", &id, "--output", "json"]).await;
-            let record: Value = serde_json::from_str(&shown.stdout).ok()?;
+            let record = self.record(id).await?;
             let known = matches!(self.job().status, 3..=5);
             (known && record["outcome"].is_object()).then_some(record)
         })
         .await
     }
 
-    fn job(&self) -> MutexGuard<'_, Job> {
+    pub(super) fn job(&self) -> MutexGuard<'_, Job> {
         self.job.lock().unwrap()
     }
 
     /// The lines of the log that begin so, in order.
-    fn lines(&self, prefix: &str) -> Vec<String> {
+    pub(super) fn lines(&self, prefix: &str) -> Vec<String> {
         let log = self.job().log.concat();
         log.lines().filter(|line| line.starts_with(prefix)).map(str::to_owned).collect()
     }
 }
 
-fn counted(prefix: &str, count: usize) -> Vec<String> {
+pub(super) fn counted(prefix: &str, count: usize) -> Vec<String> {
     (1..=count).map(|n| format!("{prefix}{n}")).collect()
 }
 

@@ -5,6 +5,7 @@ mod clerk;
 mod faults;
 mod fetch;
 mod job;
+mod journals;
 mod kept;
 mod rig;
 mod shore;

@@ -209,6 +209,37 @@ async fn a_new_token_makes_outputs_go_on_and_stands_in_no_log() {
 }
 
 #[tokio::test]
+async fn a_new_token_opens_the_job_too_when_its_own_is_over_also_after_a_crash() {
+    let mut bay = Bay::new(SETTINGS).await;
+    let mut task = bay.task();
+    task["girder"]["api_url"] = json!(bay.rig.girder.api_url());
+    task["girder"]["token"] = json!("a-token-that-is-over");
+    task["girder"]["job"]["headers"]["Girder-Token"] = json!("a-token-of-the-job-that-is-over");
+    let id = bay.rig.submit(&task).await;
+    bay.is_uploading(&id).await;
+    eventually(PATIENCE, "the job is found shut", async || {
+        bay.rig.worker.log().contains("its job waits for a new token").then_some(())
+    })
+    .await;
+    bay.rig.worker.kill();
+    bay.rig.worker = bay.rig.longshore.worker(&["--concurrency", "2"]).await;
+    eventually(PATIENCE, "the next process has the outputs", async || {
+        bay.rig.worker.log().contains("kept by an earlier process").then_some(())
+    })
+    .await;
+    bay.is_uploading(&id).await;
+    let seen = bay.rig.job(&bay.job).await;
+    assert!(seen["status"] == 1 && log(&seen).is_empty(), "{seen}");
+
+    let token = bay.rig.girder.token().to_owned();
+    bay.rig.longshore.ok(&["task", "upload", "--token", &token, &id]).await;
+    bay.went_well(&id).await;
+    let told = log(&bay.rig.job(&bay.job).await);
+    assert!(told.find("ran\n") < told.find("a new process of the worker goes on"), "{told}");
+    assert!(!bay.rig.worker.log().contains(&token) && !told.contains(&token));
+}
+
+#[tokio::test]
 async fn a_worker_that_is_killed_or_drained_leaves_outputs_to_its_next_process() {
     let mut bay = Bay::new(SETTINGS).await;
     let id = bay.waits().await;
