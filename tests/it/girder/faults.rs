@@ -3,12 +3,16 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use longshore::error::ErrorClass;
+use longshore::error::{ErrorClass, TaskError};
 use longshore::girder::{Ceilings, Site};
+use longshore::http::Judge;
+use longshore::units::Span;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::staged::{TOKEN, document, file, noise, one_file, quick, stage, stage_with};
 use crate::support::faulty::{Asked, Faulty, Reply};
+use crate::support::process::free_port;
 
 const DOWNLOAD: &str = "/api/v1/file/f1/download";
 
@@ -133,6 +137,42 @@ async fn a_content_of_another_sum_is_never_taken() {
     assert_eq!(error.code, "girder_wrong_content");
     assert!(error.message.contains("SHA-512"), "{error}");
     stage(&[file(&server, "f1")]).await.unwrap();
+}
+
+/// Forbids nothing, and counts how often a host is asked for: once with each try.
+struct Counting(watch::Sender<usize>);
+
+impl Judge for Counting {
+    fn host(&self, _url: &reqwest::Url) -> Result<(), TaskError> {
+        self.0.send_modify(|count| *count += 1);
+        Ok(())
+    }
+    fn address(&self, _host: &str, _address: std::net::IpAddr) -> Result<(), TaskError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_connections_is_asked_again_until_it_is_there() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let settings = longshore::girder::Settings { retry_budget: Span::seconds(60), ..quick() };
+    let tries = Arc::new(Counting(watch::Sender::new(0)));
+    let spec = json!({"$": "GirderFileIdToVolume", "file_id": "f1",
+        "girder": {"api_url": format!("http://{address}/api/v1"), "token": TOKEN}});
+    let (args, site) = ([spec], Arc::new(Site::plain(settings)));
+    let staging = stage_with(&args, &site, |settings| settings.judge = tries.clone());
+    let starting = async {
+        // Once when the client is made, then with each try: two were refused for certain.
+        tries.0.subscribe().wait_for(|count| *count >= 4).await.unwrap();
+        Faulty::at(&address, |asked| match asked.path.as_str() {
+            "/api/v1/file/f1" => Reply::json(&document("f1", "a.bin", 1000)),
+            _ => Reply::part(&noise(1000), asked),
+        })
+        .await
+    };
+    let (staged, server) = tokio::join!(staging, starting);
+    assert_eq!(std::fs::read(staged.unwrap().host(0)).unwrap(), noise(1000));
+    assert_eq!(server.count("/api/v1/file/f1"), 1);
 }
 
 #[tokio::test]

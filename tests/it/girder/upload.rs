@@ -1,8 +1,13 @@
 //! What result hooks bring to Girder, and what they refuse to.
 
-use serde_json::{Value, json};
+use std::path::Path;
 
-use super::rig::{Rig, log, script};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha512};
+
+use super::rig::{PATIENCE, Rig, log, script};
+use crate::support::poll::eventually;
+use crate::support::proxy::{Passage, Proxy};
 
 fn hook(class: &str, path: &str, more: Value) -> Value {
     let mut hook = json!({"$": class, "volumepath": {"$": "VolumePath", "filename": path}});
@@ -205,6 +210,61 @@ async fn a_large_file_goes_in_chunks_and_what_a_hook_should_delete_goes() {
     assert_eq!((kept.len(), kept[0].1), (1, 12_000_000));
     assert_eq!(rig.girder.download(&kept[0].2).await.len(), 12_000_000);
     assert!(!place.join("big").exists(), "delete_file");
+}
+
+#[tokio::test]
+async fn an_upload_in_whose_middle_the_worker_is_killed_is_finished_by_the_next_one() {
+    const SIZE: u64 = 60_000_000;
+    let settings =
+        "[worker]\nlease = \"3s\"\nrelease_damping = \"500ms\"\n[girder]\nupload_chunk = \"5MiB\"\n";
+    let mut rig = Rig::with(settings).await;
+    let (_, item) = item(&rig).await;
+    let job = rig.girder.job("killed").await;
+    let text = "cd $0; echo ran; dd if=/dev/urandom of=big bs=1000000 count=60 2>&1; sha512sum big";
+    let mut task = script(&rig.girder, &job, text);
+    task["args"]["container_args"].as_array_mut().unwrap().push(json!({"$": "TemporaryVolume"}));
+    task["result_hooks"] = json!([hook("GirderUploadVolumePathToItem", "big", json!({"item_id": item}))]);
+    let address = rig.girder.api_url().trim_start_matches("http://").split('/').next().unwrap();
+    // Only what is uploaded goes through it.
+    let way = Proxy::before(address).await;
+    task["girder"]["api_url"] = json!(format!("http://{}/api/v1", way.address()));
+    let id = rig.submit(&task).await;
+    eventually(PATIENCE, "some chunks are acknowledged", async || {
+        (sent(&rig.longshore.state().join("work")).matches("acknowledged").count() >= 3).then_some(())
+    })
+    .await;
+    way.let_pass(Passage::Held);
+    rig.worker.kill();
+    assert_eq!(files(&rig, &item).await, [], "it is in the middle");
+    way.let_pass(Passage::Open);
+    rig.worker = rig.longshore.worker(&["--concurrency", "2"]).await;
+    let record = rig.finished(&id).await;
+    assert_eq!((&record["status"], &record["attempts"]), (&json!("succeeded"), &json!(1)), "{record}");
+    let kept = files(&rig, &item).await;
+    assert_eq!(
+        kept.iter().map(|(name, size, _)| (name.as_str(), *size)).collect::<Vec<_>>(),
+        [("big", SIZE)]
+    );
+    let told = log(&rig.job_in(&job, 3).await);
+    assert_eq!(told.matches("ran\n").count(), 1, "{told}");
+    let sum = told.split_whitespace().find(|word| word.len() == 128).unwrap_or_else(|| panic!("{told}"));
+    let content = rig.girder.download(&kept[0].2).await;
+    let found: String = Sha512::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(found, sum);
+    let unfinished = rig.girder.get("system/uploads").await;
+    let parents: Vec<&Value> = unfinished.as_array().unwrap().iter().map(|one| &one["parentId"]).collect();
+    assert!(!parents.contains(&&json!(item)), "{unfinished}");
+}
+
+/// What the attempts below `folder` have written down of their uploads.
+fn sent(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let told = entries.map(|entry| match entry.path() {
+        path if path.is_dir() => sent(&path),
+        path if path.ends_with("sent.jsonl") => std::fs::read_to_string(path).unwrap_or_default(),
+        _ => String::new(),
+    });
+    told.collect()
 }
 
 #[tokio::test]

@@ -17,19 +17,26 @@ const SETTINGS: &str = "[girder]\nretry_budget = \"1s\"\nstall_timeout = \"5s\"\
 
 /// What becomes of a task that fetches a file from `api_url`, by a worker with these variables and settings.
 async fn end(api_url: &str, variables: &[(&str, &str)], settings: &str) -> Value {
-    engine().await;
-    let longshore = Longshore::with_settings(&format!("{SETTINGS}{settings}"));
-    let _worker = longshore.worker_in(&["--concurrency", "1"], variables).await;
     let file = json!({"$": "GirderFileIdToVolume", "file_id": "f1", "girder": {"api_url": api_url}});
     let task = json!({"v": 1, "task": "docker_run",
         "args": {"image": "busybox:latest", "pull": "never", "container_args": ["true", file]}});
+    let record = record(&task, variables, settings).await;
+    assert_eq!(record["status"], "failed", "{record}");
+    record["outcome"]["error"].clone()
+}
+
+/// The record of `task` at its end by such a worker.
+async fn record(task: &Value, variables: &[(&str, &str)], settings: &str) -> Value {
+    engine().await;
+    let longshore = Longshore::with_settings(&format!("{SETTINGS}{settings}"));
+    let _worker = longshore.worker_in(&["--concurrency", "1"], variables).await;
     let path = longshore.folder().join("task.json");
     std::fs::write(&path, task.to_string()).unwrap();
     let id = longshore.ok(&["submit", "--file", path.to_str().unwrap()]).await;
     eventually(PATIENCE, "the task is finished", async || {
         let shown = longshore.run(&["task", "show", &id, "--output", "json"]).await;
         let record: Value = serde_json::from_str(&shown.stdout).ok()?;
-        (record["status"] == "failed").then(|| record["outcome"]["error"].clone())
+        record["outcome"].is_object().then_some(record)
     })
     .await
 }
@@ -62,6 +69,11 @@ impl Locked {
         let answer = folder.path().join("api/v1/file");
         std::fs::create_dir_all(&answer).unwrap();
         std::fs::write(answer.join("f1"), "HTTP/1.0 404 Not Found\r\nContent-Length: 2\r\n\r\n{}").unwrap();
+        let canceled = r#"{"_id": "1", "status": 824}"#;
+        let length = canceled.len();
+        let job = format!("HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n{canceled}");
+        std::fs::create_dir_all(folder.path().join("api/v1/job")).unwrap();
+        std::fs::write(folder.path().join("api/v1/job/1"), job).unwrap();
         let port = free_port();
         let mut command = Command::new("openssl");
         command.args([
@@ -151,4 +163,28 @@ async fn a_girder_is_reached_through_the_proxy_that_the_environment_names_unless
     ];
     assert_eq!(end(&api_url, &variables, "").await["code"], "girder_not_found");
     assert!(proxy.asked().is_empty() && !direct.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_taken_only_where_policy_says_so_too() {
+    let girder = Locked::start().await;
+    let url = girder.api_url();
+    // What `girder_client_session_kwargs = {"verify": False}` becomes. That the job was canceled is only known to whoever reads it.
+    let task = |verify: bool| {
+        json!({"v": 1, "task": "docker_run",
+            "args": {"image": "busybox:latest", "pull": "never", "container_args": ["true"]},
+            "girder": {"api_url": url, "job": {"url": format!("{url}/job/1"), "verify_tls": verify}}})
+    };
+    let allowed = "[policy.girder]\nallow_insecure_tls = true\n";
+    let seen = record(&task(false), &[], allowed).await;
+    assert_eq!(seen["status"], "canceled", "{seen}");
+    // Nobody asked for it.
+    let seen = record(&task(true), &[], allowed).await;
+    assert_eq!(seen["status"], "succeeded", "{seen}");
+    // Somebody asked for it and may not.
+    let seen = record(&task(false), &[], "").await;
+    let error = &seen["outcome"]["error"];
+    assert_eq!((&seen["status"], &error["code"]), (&json!("failed"), &json!("denied_by_policy")), "{seen}");
+    let said = error["message"].as_str().unwrap();
+    assert!(said.contains("girder.allow_insecure_tls") && said.contains("tls.ca_file"), "{said}");
 }

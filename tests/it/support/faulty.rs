@@ -101,7 +101,15 @@ struct Told {
 impl Faulty {
     /// Listens on a free port of 127.0.0.1 and answers as `script` says.
     pub(crate) async fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Faulty {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be bound");
+        Faulty::at("127.0.0.1:0", script).await
+    }
+
+    /// The same at this address.
+    pub(crate) async fn at(
+        address: &str,
+        script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Faulty {
+        let listener = TcpListener::bind(address).await.expect("a port can be bound");
         let address = listener.local_addr().expect("a bound socket has an address").to_string();
         let told = Arc::new(Told::default());
         let (script, kept): (Arc<Script>, _) = (Arc::new(script), told.clone());
