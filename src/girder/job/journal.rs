@@ -109,13 +109,12 @@ impl Journals {
         let content = fs::read(&path)?;
         let mut journal = Journal { path, whose: whose(task)?, file, bytes: (content.len() as u64, 0) };
         let mut entries = read(&content);
-        match entries.first() {
-            Some(Entry::Whose { version: VERSION, .. }) => drop(entries.remove(0)),
+        if let Some(Entry::Whose { version: VERSION, .. }) = entries.first() {
+            entries.remove(0);
+        } else {
             // New, or of a form that nobody here understands.
-            _ => {
-                entries.clear();
-                journal.write_anew(&Stands::default())?;
-            }
+            entries.clear();
+            journal.write_anew(&Stands::default())?;
         }
         Ok(Some((journal, entries)))
     }

@@ -249,7 +249,8 @@ async fn an_upload_in_whose_middle_the_worker_is_killed_is_finished_by_the_next_
     assert_eq!(told.matches("ran\n").count(), 1, "{told}");
     let sum = told.split_whitespace().find(|word| word.len() == 128).unwrap_or_else(|| panic!("{told}"));
     let content = rig.girder.download(&kept[0].2).await;
-    let found: String = Sha512::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let found =
+        Sha512::digest(&content).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     assert_eq!(found, sum);
     let unfinished = rig.girder.get("system/uploads").await;
     let parents: Vec<&Value> = unfinished.as_array().unwrap().iter().map(|one| &one["parentId"]).collect();
