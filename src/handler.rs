@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use serde_json::Value;
 
 use crate::cancel::CancelScope;
@@ -175,6 +176,15 @@ struct Inner {
     report: Reporter,
     gate: Box<dyn FenceGate>,
     identity: Identity,
+    rest: Mutex<Rest>,
+}
+
+/// What is to be done once the end of an attempt is recorded.
+enum Rest {
+    /// Nobody records it: nothing waits.
+    AtOnce,
+    /// This, in its order.
+    Later(Vec<BoxFuture<'static, ()>>),
 }
 
 /// Who runs attempts.
@@ -199,7 +209,44 @@ impl Attempt {
         report: Reporter,
         (gate, identity): (Box<dyn FenceGate>, Identity),
     ) -> Self {
-        Self { inner: Arc::new(Inner { task, number, fence, scope, report, gate, identity }) }
+        let rest = Mutex::new(Rest::AtOnce);
+        Self { inner: Arc::new(Inner { task, number, fence, scope, report, gate, identity, rest }) }
+    }
+
+    /// Says that the end will be recorded: [`Attempt::rest`] waits until then. Whoever calls it calls
+    /// [`Attempt::finish_rest`], too.
+    pub(crate) fn will_be_recorded(&self) {
+        *self.lock_rest() = Rest::Later(Vec::new());
+    }
+
+    /// Does `work` once the end of the attempt is recorded: what the next process would go on with, should this one die
+    /// before. At once where nobody records it.
+    pub async fn rest(&self, work: impl Future<Output = ()> + Send + 'static) {
+        {
+            let mut rest = self.lock_rest();
+            match &mut *rest {
+                Rest::Later(waiting) => return waiting.push(Box::pin(work)),
+                Rest::AtOnce => {}
+            }
+        }
+        work.await;
+    }
+
+    /// Does what waited for the record.
+    pub(crate) async fn finish_rest(&self) {
+        let rest = std::mem::replace(&mut *self.lock_rest(), Rest::AtOnce);
+        match rest {
+            Rest::Later(waiting) => {
+                for work in waiting {
+                    work.await;
+                }
+            }
+            Rest::AtOnce => {}
+        }
+    }
+
+    fn lock_rest(&self) -> MutexGuard<'_, Rest> {
+        self.inner.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What to do.

@@ -1,5 +1,9 @@
 //! What follows a container's own end, whichever process started it: the outputs go where they belong, then the container
 //! and the workspace go. Called by `run` and `adopt`.
+//!
+//! # Decisions
+//! - Container and workspace go after the end is recorded: a worker that dies in between would find neither to go on with,
+//!   and the whole task would be run again.
 
 use std::sync::Arc;
 
@@ -28,7 +32,7 @@ pub(super) struct Ending<'a> {
 
 impl Ending<'_> {
     /// Brings the outputs of a container that ended to where they belong. One that a later process could go on with stays
-    /// until then, lest this one dies or leaves in the middle; any other goes at once.
+    /// until that is recorded, lest this one dies or leaves in the middle; any other goes at once.
     pub(super) async fn finish(
         self,
         (ended, container): (Ended, Container),
@@ -49,7 +53,11 @@ impl Ending<'_> {
             container.leave();
             return Err(left());
         }
-        container.dispose().await;
+        if is_spooled {
+            container.dispose().await;
+        } else {
+            self.attempt.rest(container.dispose()).await;
+        }
         result
     }
 
@@ -85,7 +93,8 @@ impl Ending<'_> {
         Ok(value)
     }
 
-    /// Takes back what the pipeline made, unless the attempt was left to a later process.
+    /// Takes back what the pipeline made once the end is recorded, unless the attempt was left to a later process. What only
+    /// waits for its outputs to be taken is recorded much later, and needs nothing of it.
     pub(super) async fn close(
         self,
         result: Result<Value, TaskError>,
@@ -93,7 +102,14 @@ impl Ending<'_> {
     ) -> Result<Value, TaskError> {
         match &result {
             Err(error) if error.code == LEFT => pipeline.leave(),
-            Ok(_) | Err(_) => self.clean_up(pipeline).await,
+            Err(error) if outstanding(error).is_some() => self.clean_up(pipeline).await,
+            Ok(_) | Err(_) => {
+                let (room, attempt, image) = (self.room.clone(), self.attempt.clone(), self.image.to_owned());
+                let cleaning = async move {
+                    Ending { room: &room, attempt: &attempt, image: &image }.clean_up(pipeline).await;
+                };
+                self.attempt.rest(cleaning).await;
+            }
         }
         result
     }

@@ -36,6 +36,7 @@ struct Scripted {
     /// What the engine kept of the output, from its beginning, and whether it ends then.
     logged: Mutex<VecDeque<(&'static str, bool)>>,
     oldest_log: Mutex<Option<jiff::Timestamp>>,
+    listed: Mutex<Vec<Listed>>,
     inspects: Mutex<VecDeque<Answer<Option<Inspected>>>>,
     pulls: Mutex<VecDeque<Answer<PullStep>>>,
     has_image: AtomicBool,
@@ -147,7 +148,7 @@ impl Survey for Scripted {
         scripted(next(&self.inspects)).await
     }
     async fn list(&self, _: &[String]) -> Answer<Vec<Listed>> {
-        Ok(Vec::new())
+        Ok(self.listed.lock().unwrap().clone())
     }
     async fn network_driver(&self, _: &str) -> Answer<Option<String>> {
         Ok(None)

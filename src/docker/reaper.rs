@@ -130,7 +130,9 @@ impl Reaper {
         }
         match self.store.load(task).await {
             Ok(Some(current)) if self.awaits(&current.record, *fence) => {
-                self.claim(current).await;
+                if !self.has_begun(&current.record) {
+                    self.claim(current).await;
+                }
                 Wanted::Perhaps
             }
             Ok(_) => Wanted::No,
@@ -143,14 +145,19 @@ impl Reaper {
 
     fn awaits(&self, record: &Record, fence: Fence) -> bool {
         let Some(owner) = &record.owner else { return false };
-        // An attempt of this very process that is not at work and was not left has ended.
-        let over = *owner.incarnation == *self.identity.incarnation && record.left.is_none();
-        let longest = record.lease_until.map(|until| until + self.adopt_window);
+        let adopts = if self.has_begun(record) { Duration::ZERO } else { self.adopt_window };
+        let longest = record.lease_until.map(|until| until + adopts);
         record.fence == fence
             && !record.status.is_finished()
             && *owner.instance == *self.identity.instance
-            && !over
             && longest.is_some_and(|longest| longest > Timestamp::now())
+    }
+
+    /// Whether it is this very process that is at it. It may have been adopted since the lives were looked at, and its lease is
+    /// kept as long as it is at work: only one that has lapsed shows that it has ended.
+    fn has_begun(&self, record: &Record) -> bool {
+        let owner = record.owner.as_ref();
+        owner.is_some_and(|owner| *owner.incarnation == *self.identity.incarnation) && record.left.is_none()
     }
 
     /// Says in the record that what a killed process was at waits for us, as if it had been left: its message may reach

@@ -493,6 +493,7 @@ async fn enter(
         report,
         (context.keeper.gate(&hold), context.identity.clone()),
     );
+    attempt.will_be_recorded();
     Some(Charge { attempt, hold, record, revision, source: source.clone() })
 }
 

@@ -39,7 +39,7 @@ enum End {
     Lost,
 }
 
-/// Records, publishes and settles the end of `charge`.
+/// Records, publishes and settles the end of `charge`, then does what waited for that.
 pub(super) async fn conclude(context: &Arc<Context>, charge: Charge, result: Result<Value, TaskError>) {
     let attempt = charge.attempt.clone();
     let policy = attempt.task().retry.clone().unwrap_or_else(|| context.settings.retry.clone());
@@ -55,6 +55,7 @@ pub(super) async fn conclude(context: &Arc<Context>, charge: Charge, result: Res
             context.ledger.leave(&attempt.task().id, attempt.fence());
         }
     }
+    attempt.finish_rest().await;
 }
 
 /// What the end of an attempt means. A task that came to its good end before it heard of its cancellation succeeded.

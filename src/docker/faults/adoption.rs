@@ -6,7 +6,8 @@ use super::*;
 use crate::events::reporter::LogLimits;
 use crate::events::{Bus, Event, EventData, EventSink, Notice, Reporter, SinkError};
 use crate::handler::{FenceGate, GONE, Identity, LEFT, Remains};
-use crate::store::Details;
+use crate::store::memory::MemoryStore;
+use crate::store::{Details, Expected, Owner, Record, ResultStore, Status};
 use crate::task::TransformSpec;
 
 #[derive(Default)]
@@ -232,4 +233,72 @@ async fn a_container_whose_removal_was_under_way_when_it_was_found_is_begun_anew
     *second.engine.waits.lock().unwrap() = [Err(missing)].into();
     assert_eq!(adopted(&mut second, &kept).await.unwrap_err().code, GONE);
     assert_eq!(workspaces(&second), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_ended_well_stays_until_that_is_recorded_and_so_does_what_the_next_process_needs() {
+    let kept = Arc::new(Kept::default());
+    let mut first = rig(engine(&[("x\ny\n", true)], vec![Ok(0)]));
+    first.attempt = process(&first.attempt, &kept);
+    first.attempt.will_be_recorded();
+    let staged = first.handler.stage(first.attempt.clone()).await.unwrap();
+    staged.run(Slot::default()).await.unwrap();
+    first.attempt.report().fall_silent();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // This process dies before the record is stored: the next one finds what it needs to end it as it ended.
+    assert_eq!(first.engine.calls(), ["create", "attach", "start", "wait"]);
+    assert_eq!(workspaces(&first), 1);
+    let mut second = next(&first, &made_for(&first.attempt, false), ("x\ny\n", true), 0);
+    adopted(&mut second, &kept).await.unwrap();
+    assert_eq!(said(&kept), ["x", "y"]);
+    // This one does not.
+    first.attempt.finish_rest().await;
+    assert!(first.crew.dismissed(Duration::from_secs(60)).await);
+    assert_eq!(first.engine.calls().last().map(String::as_str), Some("remove c1"));
+    assert_eq!(workspaces(&first), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_is_adopted_while_orphans_are_looked_for_is_none() {
+    let kept = Arc::new(Kept::default());
+    let mut first = rig(engine(&[("x\n", false)], vec![]));
+    begun(&mut first, &kept, CancelReason::Left).await;
+    let second = next(&first, &made_for(&first.attempt, true), ("", true), 0);
+    let labels = made_for(&first.attempt, true).labels;
+    *second.engine.listed.lock().unwrap() =
+        vec![Listed { id: "c1".to_owned(), labels, running: true, ..Listed::default() }];
+    let text: Arc<str> = Arc::from("detached");
+    let identity = Identity {
+        worker: text.clone(),
+        instance: text.clone(),
+        incarnation: Arc::from("second"),
+        host: text.clone(),
+    };
+    let store = MemoryStore::named("adopted meanwhile");
+    let reaper = second.handler.reaper(&identity, store.clone(), Duration::from_secs(300));
+    let owner = Owner {
+        worker: text.to_string(),
+        instance: text.to_string(),
+        incarnation: "second".to_owned(),
+        host: text.to_string(),
+    };
+    // The record is this process's by now, and nothing of that was known when the lives were looked at.
+    let (task, fence) = (first.attempt.task(), first.attempt.fence());
+    let until = |seconds| Some(jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds));
+    let record = Record {
+        status: Status::Running,
+        fence,
+        owner: Some(owner),
+        lease_until: until(60),
+        ..Record::empty(task)
+    };
+    store.put(&record, Expected::Absent).await.unwrap();
+    assert_eq!(reaper.clear(&std::collections::HashSet::new).await.unwrap(), [""; 0]);
+    assert_eq!(workspaces(&second), 1);
+    let current = store.load(&task.id).await.unwrap().unwrap();
+    assert_eq!(current.record, record, "an attempt that is at work is claimed by nobody");
+    // One of this process whose lease nobody keeps has ended.
+    let lapsed = Record { lease_until: until(-1), ..record };
+    store.put(&lapsed, Expected::At(current.revision)).await.unwrap();
+    assert_eq!(reaper.clear(&std::collections::HashSet::new).await.unwrap(), ["c1"]);
 }

@@ -44,7 +44,7 @@ impl Quay {
     }
 
     /// Submits `docker_run` with these arguments; the task's id.
-    async fn submit(&self, args: Value, hooks: Value) -> String {
+    pub(crate) async fn submit(&self, args: Value, hooks: Value) -> String {
         let task = json!({"v": 1, "task": "docker_run", "args": args, "result_hooks": hooks});
         let file = self.longshore.folder().join("task.json");
         std::fs::write(&file, task.to_string()).unwrap();
@@ -83,7 +83,7 @@ impl Quay {
     }
 
     /// Waits until the task has said `line`.
-    async fn says(&self, task: &str, line: &str) {
+    pub(crate) async fn says(&self, task: &str, line: &str) {
         eventually(SOON, &format!("{task} says {line}"), async || {
             let events = self.events(task).await;
             let said = events.iter().filter_map(|event| event["data"]["text"].as_str());
@@ -149,12 +149,19 @@ pub(crate) fn all_lines(lines: u32) -> Vec<String> {
     (0..lines).map(|n| format!("line {n}")).collect()
 }
 
-/// The events' numbers under the record's fence, as a reader sees them.
+/// The events' numbers under the record's fence, as a reader has them who passes over what is sent again.
 async fn numbers(quay: &Quay, task: &str, record: &Value) -> Vec<u64> {
     let events = quay.events(task).await;
     let sequences = events.iter().map(|event| event["sequence"].as_str().unwrap().split_once('-').unwrap());
     let fence = format!("{:020}", record["fence"].as_u64().unwrap());
-    sequences.filter(|(of, _)| *of == fence).map(|(_, number)| number.parse().unwrap()).collect()
+    let mut numbers: Vec<u64> = Vec::new();
+    for (_, number) in sequences.filter(|(of, _)| *of == fence) {
+        let number = number.parse().unwrap();
+        if numbers.last().is_none_or(|last| *last < number) {
+            numbers.push(number);
+        }
+    }
+    numbers
 }
 
 /// The task's one attempt went from one process to another without anybody noticing.
@@ -220,6 +227,19 @@ async fn what_runs_on_under_a_killed_worker_is_gone_on_with_when_it_is_started_a
     second.kill();
     let _third = quay.worker(&[]).await;
     went_over(&quay, &task, container, 80).await;
+}
+
+#[tokio::test]
+async fn what_ended_under_a_worker_that_was_killed_in_the_middle_of_its_uploads_is_finished_by_the_next() {
+    let quay = Quay::new(LEAVES).await;
+    let dies = [("LONGSHORE_FAILPOINT", "uploading:kill@1")];
+    let mut first = quay.longshore.worker_in(&["--name", "quay"], &dies).await;
+    let hooks = json!([{"$": "VolumePath", "filename": "out.txt"}]);
+    let task = quay.submit(counting(5), hooks).await;
+    first.end().await;
+    let [container] = &containers_labelled(&format!("longshore.task={task}")).await[..] else { panic!() };
+    let _second = quay.worker(&[]).await;
+    went_over(&quay, &task, container, 5).await;
 }
 
 #[tokio::test]
