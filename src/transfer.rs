@@ -233,7 +233,10 @@ impl Transfer {
         let Some(task) = &one.identity.task else { return Ok(false) };
         if let Some(found) = self.records.load(task).await? {
             let record = found.record;
-            let lives = record.lease_until.is_some_and(|until| until > Timestamp::now());
+            let now = Timestamp::now();
+            // Outputs that wait for their own worker count as its work: nobody else runs the task until their time is over.
+            let lives = record.lease_until.is_some_and(|until| until > now)
+                || record.spooled.as_ref().is_some_and(|spooled| spooled.until > now);
             if record.generation >= one.identity.generation && (record.status.is_finished() || lives) {
                 return Ok(true);
             }

@@ -13,7 +13,8 @@ use longshore::broker::{
     Broker, BrokerError, Command, Delivery, Settled, Settlement, Settler, Source, Submission, WaitingQuery,
 };
 use longshore::cancel::{CancelReason, CancelScope};
-use longshore::store::{Expected, Record, Status};
+use longshore::error::TaskError;
+use longshore::store::{Expected, Record, Spooled, Status};
 use longshore::task::{ArgMap, Fence, Limits, Task};
 use longshore::transfer::{Tally, Transfer, TransferError};
 use serde_json::{Value, json};
@@ -259,7 +260,18 @@ pub(crate) async fn what_a_worker_is_at_or_has_ended_stays(from: &impl Dock, to:
         let record = Record { status, fence: Fence(1), lease_until, ..Record::empty(&of) };
         store.put(&record, Expected::Absent).await.unwrap();
     }
-    assert_eq!(run(&transfer(from, to).await).await, Tally { moved: 1, left: 2, ..Tally::default() });
+    // Its worker died, and keeps its outputs until somebody takes them.
+    submit(&here, vec![native("spooled")]).await;
+    let mut of = Task::new("longshore.ping", ArgMap::new());
+    of.id = task("spooled");
+    let now = Timestamp::now();
+    let until = now + Duration::from_secs(3_600);
+    let error = TaskError::retryable("girder", "nobody takes them");
+    let spooled = Some(Spooled { since: now, until, tries: 1, next: None, error });
+    let (status, lease_until) = (Status::Uploading, Some(now - jiff::SignedDuration::from_secs(60)));
+    let record = Record { status, fence: Fence(1), lease_until, spooled, ..Record::empty(&of) };
+    store.put(&record, Expected::Absent).await.unwrap();
+    assert_eq!(run(&transfer(from, to).await).await, Tally { moved: 1, left: 3, ..Tally::default() });
     let came = fetch_all(&there, 1, 10).await;
     assert!(bodies(&came)[0].contains("died"));
     // Also what waits for its time, which it keeps.
@@ -269,14 +281,17 @@ pub(crate) async fn what_a_worker_is_at_or_has_ended_stays(from: &impl Dock, to:
     let record = Record { status: Status::Succeeded, fence: Fence(1), ..Record::empty(&of) };
     store.put(&record, Expected::Absent).await.unwrap();
     submit(&here, vec![Submission { not_before: Some(due), ..native("later") }]).await;
-    assert_eq!(run(&transfer(from, to).await).await, Tally { left: 3, ..Tally::default() });
+    assert_eq!(run(&transfer(from, to).await).await, Tally { left: 4, ..Tally::default() });
     let query = WaitingQuery { task: Some(task("later")), ..WaitingQuery::default() };
     let waiting = here.admin.waiting(&query).await.unwrap();
     let kept = waiting[0].not_before.unwrap();
     assert!(kept > due - Duration::from_secs(5) && kept < due + Duration::from_secs(5), "{kept}");
-    let mut stayed = bodies(&fetch_all(&here, 2, 10).await);
+    let mut stayed = bodies(&fetch_all(&here, 3, 10).await);
     stayed.sort();
-    assert!(stayed[0].contains("ended") && stayed[1].contains("lives"), "{stayed:?}");
+    assert!(
+        stayed[0].contains("ended") && stayed[1].contains("lives") && stayed[2].contains("spooled"),
+        "{stayed:?}"
+    );
 }
 
 pub(crate) async fn a_limit_is_kept_and_a_stop_ends_it_with_nothing_held(from: &impl Dock, to: &impl Dock) {
@@ -292,6 +307,42 @@ pub(crate) async fn a_limit_is_kept_and_a_stop_ends_it_with_nothing_held(from: &
     // They are there for others at once.
     fetch_all(&here, 2, 10).await;
 }
+
+#[tokio::test]
+async fn what_is_delayed_among_celerys_queues_in_redis_keeps_its_time_and_outlives_its_mover() {
+    let from = crate::celery_redis::dock::CeleryRedis::start().await;
+    let to = crate::support::redis::Redis::start().await;
+    let (here, there) = (from.client("one", &["default"], from.short_lease()).await, to.one().await);
+    let due = Timestamp::now() + Duration::from_secs(3_600);
+    submit(&here, vec![Submission { not_before: Some(due), ..native("later") }, native("retried")]).await;
+    let after = Duration::from_secs(1_800);
+    settle(fetch_one(&here).await, Settlement::Retry { after }).await;
+    // A mover that dies leaves what it took to whoever comes next.
+    let taken = here.source.fetch_delayed(10).await.unwrap().expect("it can hand them out");
+    assert_eq!(taken.len(), 2);
+    assert!(taken[0].0 < taken[1].0 && (taken[1].0.duration_since(due)).abs() < SECOND, "{:?}", taken[1].0);
+    assert_eq!(here.source.fetch_delayed(10).await.unwrap().map(|again| again.len()), Some(0));
+    for (at, delivery) in taken {
+        let after = Duration::try_from(at.duration_since(Timestamp::now())).unwrap();
+        settle(delivery, Settlement::Release { after }).await;
+    }
+    assert_eq!(here.source.fetch_delayed(10).await.unwrap().map(|leased| leased.len()), Some(2));
+    eventually(Duration::from_secs(20), "their leases end", async || {
+        let queues = here.admin.queues().await.unwrap();
+        queues.iter().any(|queue| queue.ready + queue.leased == 2).then_some(())
+    })
+    .await;
+    for delivery in fetch_all(&here, 2, 10).await {
+        settle(delivery, Settlement::Retry { after }).await;
+    }
+    assert_eq!(run(&transfer(&from, &to).await).await, moved(2));
+    let waiting = there.admin.waiting(&WaitingQuery::default()).await.unwrap();
+    assert!(waiting.len() == 2 && waiting.iter().all(|one| one.not_before.is_some()), "{waiting:?}");
+    assert!(here.admin.waiting(&WaitingQuery::default()).await.unwrap().is_empty());
+    assert_nothing_comes(&there).await;
+}
+
+const SECOND: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
 /// A broker that refuses what it is given.
 struct Refusing;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use redis::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -21,6 +22,7 @@ use crate::redis::{LinkError, script, value};
 use crate::task::QueueName;
 
 script!(CLAIM, "lua/common.lua", "lua/claim.lua");
+script!(EARLY, "lua/common.lua", "lua/early.lua");
 
 /// How long a fetch waits before it looks by itself.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -170,6 +172,26 @@ impl Fetcher {
         Ok((look, until))
     }
 
+    /// What waits for its time, under leases, for whoever moves it to another broker.
+    async fn take_early(&self, credit: usize) -> Result<Vec<(Timestamp, Delivery)>, LinkError> {
+        let (lease, counter) = (self.client.common.options.lease, self.client.counter());
+        let queues = self.all().clone();
+        let stems = queues.iter().map(|queue| queue.stem.clone());
+        let keys: Vec<String> = std::iter::once(counter).chain(stems).collect();
+        let mut call = self.client.call(&EARLY, &keys).arg(&*self.consumer).arg(credit).arg(millis(lease));
+        queues.iter().for_each(|queue| call.push(queue.name.as_str()));
+        let until = Instant::now() + lease;
+        let mut early = Vec::new();
+        for one in value::list(self.client.common.link.call(&call).await?)? {
+            let [due, message] = value::row(one)?;
+            let due = Timestamp::from_millisecond(value::int(&due)?).unwrap_or_default();
+            let taken = Taken::read(&queues, message)?;
+            early.extend(self.deliveries(vec![taken], until).await?.pop().map(|delivery| (due, delivery)));
+        }
+        early.sort_by_key(|(due, _)| *due);
+        Ok(early)
+    }
+
     /// Leases that lapsed: each goes back to its list with kombu's flags.
     async fn put_back(&self, lapsed: Vec<(Arc<Queue>, String, Bytes)>) -> Result<(), LinkError> {
         for of_queue in lapsed.chunk_by(|one, other| Arc::ptr_eq(&one.0, &other.0)) {
@@ -256,6 +278,10 @@ impl Source for Fetcher {
 
     fn lease(&self) -> Duration {
         self.client.common.options.lease
+    }
+
+    async fn fetch_delayed(&self, credit: usize) -> Result<Option<Vec<(Timestamp, Delivery)>>, BrokerError> {
+        self.take_early(credit).await.map(Some).map_err(self.client.cannot("hand out what is delayed"))
     }
 
     fn queues(&self) -> Option<Vec<QueueName>> {

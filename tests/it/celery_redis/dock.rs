@@ -1,10 +1,12 @@
 //! A Redis server of one test's own, as Celery uses it, for the rules that every broker keeps.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use longshore::broker::BrokerUrl;
+use longshore::store::{self, ResultStore};
 
-use crate::contract::dock::Dock;
+use crate::contract::dock::{Dock, LONG};
 use crate::support::redis::Redis;
 
 /// A Redis with Celery's queues.
@@ -21,6 +23,12 @@ impl Dock for CeleryRedis {
     }
     fn short_lease(&self) -> Duration {
         Duration::from_millis(500)
+    }
+    /// Records are kept as longshore keeps them.
+    async fn store(&self) -> Arc<dyn ResultStore> {
+        store::open(&BrokerUrl::parse(&self.redis.url()).unwrap(), &self.options("one", &[], LONG))
+            .await
+            .unwrap()
     }
     /// Every look is one script, as with longshore's own queues.
     fn looks(&self) -> u64 {
