@@ -3,10 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use async_nats::jetstream::{self, stream, stream::DiscardPolicy};
+use futures_util::StreamExt;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use super::scale::Scale;
 use crate::support::nats::Nats;
+use crate::support::nats_cluster::NatsCluster;
 use crate::support::process::Server;
 use crate::support::rabbitmq::{LoneRabbitMq, RabbitMq};
 use crate::support::redis::Redis;
@@ -30,13 +34,17 @@ pub(super) trait Berth: Sized {
     }
 }
 
-/// One with a server that can be reached through a proxy, killed and started again.
-pub(super) trait Served: Berth {
-    fn server(&mut self) -> &mut Server;
+/// One that can be reached through a proxy.
+pub(super) trait Reached: Berth {
     /// Host and port.
     fn address(&self) -> String;
     /// Where workers find it behind another host and port.
     fn url_at(&self, address: &str) -> String;
+}
+
+/// One with a server that can be killed and started again.
+pub(super) trait Served: Berth {
+    fn server(&mut self) -> &mut Server;
 }
 
 /// One that can crash and come back.
@@ -177,6 +185,9 @@ impl Served for Redis {
     fn server(&mut self) -> &mut Server {
         self.server()
     }
+}
+
+impl Reached for Redis {
     fn address(&self) -> String {
         self.address()
     }
@@ -199,6 +210,9 @@ impl Served for Nats {
     fn server(&mut self) -> &mut Server {
         self.server()
     }
+}
+
+impl Reached for Nats {
     fn address(&self) -> String {
         self.address()
     }
@@ -224,6 +238,61 @@ impl Redis {
     }
 }
 
+/// As a full disk does: no stream takes anything more. None is bounded below what it holds, or it would drop that; the stream
+/// of work, which still shrinks, refuses by size.
+impl Refuses for Nats {
+    async fn refuse(&mut self) {
+        self.bound(|config, bytes| {
+            config.discard = DiscardPolicy::New;
+            if config.name.ends_with("_work") {
+                config.max_message_size = 1;
+            } else {
+                config.max_bytes = i64::try_from(bytes.max(1)).unwrap();
+            }
+        })
+        .await;
+    }
+    async fn accept(&mut self) {
+        self.bound(|config, _| {
+            let is_events = ["_status", "_chatter"].iter().any(|end| config.name.ends_with(end));
+            config.discard = if is_events { DiscardPolicy::Old } else { DiscardPolicy::New };
+            (config.max_bytes, config.max_message_size) = (-1, -1);
+        })
+        .await;
+    }
+}
+
+impl Nats {
+    async fn bound(&self, change: impl Fn(&mut stream::Config, u64)) {
+        let context = jetstream::new(self.connection().await);
+        let mut streams = context.streams();
+        while let Some(info) = streams.next().await {
+            let stream::Info { mut config, state, .. } = info.unwrap();
+            change(&mut config, state.bytes);
+            context.update_stream(&config).await.unwrap();
+        }
+    }
+}
+
+impl Berth for NatsCluster {
+    const NAME: &'static str = "nats x 3";
+    async fn start() -> Self {
+        Self::start().await
+    }
+    fn url(&self) -> String {
+        self.url()
+    }
+}
+
+/// One of its servers crashes, and comes back after a while in which the others go on.
+impl Restarts for NatsCluster {
+    async fn restart(&mut self) {
+        self.kill_one();
+        tokio::time::sleep(Scale::read().outage).await;
+        self.start_it_again().await;
+    }
+}
+
 /// A RabbitMQ node of its own.
 pub(super) struct AmqpAlone {
     node: LoneRabbitMq,
@@ -246,6 +315,34 @@ impl Berth for AmqpAlone {
 impl Restarts for AmqpAlone {
     async fn restart(&mut self) {
         self.node.restart().await;
+    }
+}
+
+impl Freezes for AmqpAlone {
+    async fn freeze(&mut self) {
+        self.node.freeze().await;
+    }
+    async fn thaw(&mut self) {
+        self.node.thaw();
+    }
+}
+
+/// By its memory alarm, which blocks every connection that publishes.
+impl Refuses for AmqpAlone {
+    async fn refuse(&mut self) {
+        self.node.raise_alarm().await;
+    }
+    async fn accept(&mut self) {
+        self.node.clear_alarm().await;
+    }
+}
+
+impl Reached for Amqp {
+    fn address(&self) -> String {
+        self.rabbit.address().to_owned()
+    }
+    fn url_at(&self, address: &str) -> String {
+        self.url().replacen(self.rabbit.address(), address, 1)
     }
 }
 

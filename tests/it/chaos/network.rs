@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 
-use super::berth::Served;
+use super::berth::Reached;
 use super::storm::{Plan, storms};
 use crate::support::proxy::{Passage, Proxy};
 
-async fn cut<B: Served>(fault: &str, passage: Passage) {
+async fn cut<B: Reached>(fault: &str, passage: Passage) {
     // The plan makes it, the weather cuts it.
     let proxy = &RefCell::new(None::<Proxy>);
     storms::<B>(
@@ -28,18 +28,18 @@ async fn cut<B: Served>(fault: &str, passage: Passage) {
     .await;
 }
 
-pub(super) async fn a_network_that_is_cut_delays_and_loses_nothing<B: Served>() {
+pub(super) async fn a_network_that_is_cut_delays_and_loses_nothing<B: Reached>() {
     cut::<B>("network cut", Passage::Closed).await;
 }
 
-pub(super) async fn a_network_that_holds_everything_up_delays_and_loses_nothing<B: Served>() {
+pub(super) async fn a_network_that_holds_everything_up_delays_and_loses_nothing<B: Reached>() {
     cut::<B>("network held up", Passage::Held).await;
 }
 
-pub(super) async fn a_server_that_hears_nothing_delays_and_loses_nothing<B: Served>() {
+pub(super) async fn a_server_that_hears_nothing_delays_and_loses_nothing<B: Reached>() {
     cut::<B>("network: deaf server", Passage::DeafServer).await;
 }
 
-pub(super) async fn workers_that_hear_nothing_delay_and_lose_nothing<B: Served>() {
+pub(super) async fn workers_that_hear_nothing_delay_and_lose_nothing<B: Reached>() {
     cut::<B>("network: deaf workers", Passage::DeafClients).await;
 }

@@ -58,6 +58,25 @@ async fn an_nkey_is_read_from_its_file() {
     assert!(error.contains("/no/such/file"), "{error}");
 }
 
+/// An operator's server: accounts and users are what JWTs say, which `operator/make` made.
+#[tokio::test]
+async fn a_credentials_file_names_and_proves_its_user() {
+    let nats = Nats::with(|folder| {
+        std::fs::write(folder.join("dock.creds"), include_str!("operator/dock.creds")).unwrap();
+        include_str!("operator/server.conf").to_owned()
+    })
+    .await;
+    let file = nats.folder().join("dock.creds");
+    works(&nats, &format!("{}?creds={}", nats.url(), file.display())).await;
+    refused(&nats, &nats.url()).await;
+    let error = refused(&nats, &format!("{}?creds=/no/such/file", nats.url())).await;
+    assert!(error.contains("/no/such/file"), "{error}");
+    let secret = include_str!("operator/dock.creds").lines().find(|line| line.starts_with("SU")).unwrap();
+    std::fs::write(&file, secret).unwrap();
+    let error = refused(&nats, &format!("{}?creds={}", nats.url(), file.display())).await;
+    assert!(error.contains("dock.creds") && !error.contains(secret), "{error}");
+}
+
 #[tokio::test]
 async fn tls_is_checked_against_the_authority_that_the_address_names() {
     let nats = Nats::with(|folder| {
@@ -124,6 +143,19 @@ async fn the_permissions_that_are_printed_suffice_and_no_more_is_allowed() {
     viewer.ok(&["task", "list"]).await;
     let log = running.log();
     assert!(!log.contains("ermission"), "the worker wanted more than is printed: {log}");
+    // What a worker may suffices to move away, and what a producer may to move there.
+    drop(running);
+    let (later, now) = (["--not-before", "1h"], producer.ping(&[]).await);
+    let later = producer.ping(&later).await;
+    let sqlite = format!("sqlite://{}", worker.folder().join("elsewhere.db").display());
+    let at = |user: &str| format!("nats://{user}:{user}@{}?manage=no", nats.address());
+    let moved = worker.ok(&["queue", "move", &at("worker"), &sqlite, "--queue", "default"]).await;
+    assert!(moved.starts_with("2 moved"), "{moved}");
+    let back = worker.ok(&["queue", "move", &sqlite, &at("producer"), "--queue", "default"]).await;
+    assert!(back.starts_with("2 moved"), "{back}");
+    for task in [&now, &later] {
+        assert!(viewer.ok(&["task", "show", task]).await.contains(task.as_str()));
+    }
     std::fs::write(viewer.folder().join("ping.json"), r#"{"v": 1, "task": "longshore.ping"}"#).unwrap();
     let said = viewer.run(&["submit", "--file", "ping.json"]).await;
     assert_eq!(said.code, Some(3), "a viewer must not submit: {said:?}");

@@ -13,6 +13,7 @@ pub(crate) mod image;
 pub(crate) mod impatient;
 pub(crate) mod longshore;
 pub(crate) mod nats;
+pub(crate) mod nats_cluster;
 pub(crate) mod podman;
 pub(crate) mod poll;
 pub(crate) mod process;

@@ -51,6 +51,18 @@ impl Nats {
         async_nats::connect(self.url()).await.expect("the server accepts")
     }
 
+    /// Whether a stream with so many replicas can be made at `address`.
+    pub(crate) async fn takes_streams(address: &str, replicas: usize) -> bool {
+        let Ok(client) = async_nats::connect(address).await else { return false };
+        let context = async_nats::jetstream::new(client);
+        let config = async_nats::jetstream::stream::Config {
+            name: "trial".to_owned(),
+            num_replicas: replicas,
+            ..Default::default()
+        };
+        context.create_stream(config).await.is_ok() && context.delete_stream("trial").await.is_ok()
+    }
+
     /// Where its storage is.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()

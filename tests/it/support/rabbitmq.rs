@@ -3,6 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::process::free_port;
@@ -69,7 +71,18 @@ pub(crate) struct LoneRabbitMq {
     vhost: RabbitMq,
     node: Node,
     shared: Shared,
+    hurt: Hurt,
 }
+
+/// What was done to a node, which the next test must not find.
+enum Hurt {
+    Not,
+    Frozen(Pid),
+    Alarmed,
+}
+
+/// RabbitMQ's own bound on its memory, as a share of the machine's.
+const WATERMARK: &str = "0.4";
 
 impl LoneRabbitMq {
     /// A new, empty virtual host of it.
@@ -80,7 +93,7 @@ impl LoneRabbitMq {
             None => Node::start(&shared).await,
         };
         let vhost = node.take_vhost(&shared);
-        LoneRabbitMq { vhost, node, shared }
+        LoneRabbitMq { vhost, node, shared, hurt: Hurt::Not }
     }
 
     /// Where to connect.
@@ -91,11 +104,57 @@ impl LoneRabbitMq {
     /// Stops it with every connection, and starts it with what it had on disk.
     pub(crate) async fn restart(&self) {
         for what in ["stop_app", "start_app"] {
-            let mut command = self.node.control(&self.shared);
-            command.arg(what);
-            let done = tokio::process::Command::from(command).output();
-            let output = tokio::time::timeout(READY_WITHIN, done).await.expect("the node answers").unwrap();
-            assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+            self.steer(&[what]).await;
+        }
+    }
+
+    /// Stops its process in the middle of whatever it does.
+    pub(crate) async fn freeze(&mut self) {
+        let told = self.steer(&["eval", "os:getpid()."]).await;
+        let pid = told.trim().trim_matches('"').parse().expect("a process id");
+        let pid = Pid::from_raw(pid);
+        kill(pid, Signal::SIGSTOP).expect("the node can be signalled");
+        self.hurt = Hurt::Frozen(pid);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&mut self) {
+        if let Hurt::Frozen(pid) = std::mem::replace(&mut self.hurt, Hurt::Not) {
+            kill(pid, Signal::SIGCONT).expect("the node can be signalled");
+        }
+    }
+
+    /// Has it block whoever publishes, as it does when its memory is full.
+    pub(crate) async fn raise_alarm(&mut self) {
+        self.hurt = Hurt::Alarmed;
+        self.steer(&["set_vm_memory_high_watermark", "0"]).await;
+    }
+
+    /// Lets it take messages again.
+    pub(crate) async fn clear_alarm(&mut self) {
+        self.steer(&["set_vm_memory_high_watermark", WATERMARK]).await;
+        self.hurt = Hurt::Not;
+    }
+
+    async fn steer(&self, arguments: &[&str]) -> String {
+        let mut command = self.node.control(&self.shared);
+        command.args(arguments);
+        let done = tokio::process::Command::from(command).output();
+        let output = tokio::time::timeout(READY_WITHIN, done).await.expect("the node answers").unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for LoneRabbitMq {
+    fn drop(&mut self) {
+        match self.hurt {
+            Hurt::Not => {}
+            Hurt::Frozen(_) => self.thaw(),
+            Hurt::Alarmed => {
+                let mut command = self.node.control(&self.shared);
+                let _ = command.args(["set_vm_memory_high_watermark", WATERMARK]).output();
+            }
         }
     }
 }
