@@ -43,13 +43,13 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Nats,
     Redis,
 }
 
 /// A server with storage of its own.
-struct Server {
+pub(crate) struct Server {
     kind: Kind,
     port: u16,
     _process: Leashed,
@@ -177,7 +177,7 @@ impl Dock {
 }
 
 impl Server {
-    async fn start(kind: Kind) -> Outcome<Self> {
+    pub(crate) async fn start(kind: Kind) -> Outcome<Self> {
         let folder = rig::folder()?;
         let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let command = kind.command(folder.path(), port);
@@ -192,7 +192,7 @@ impl Server {
         Ok(Self { kind, port, _process: process, _folder: folder })
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         match self.kind {
             Kind::Nats => format!("nats://127.0.0.1:{}", self.port),
             Kind::Redis => format!("redis://127.0.0.1:{}", self.port),

@@ -15,6 +15,7 @@ mod job_progress;
 mod progress;
 mod steal;
 mod streams;
+mod subject_progress;
 mod support;
 
 use clap::{Parser, ValueEnum};

@@ -1,7 +1,7 @@
 //! How soon a line of progress is an event: from its being written to a container's progress pipe to its arrival at a
 //! sink of the task's bus. A thread of this process writes, as the container would.
 //!
-//! The limit is a bare FIFO with a thread that waits in `read`.
+//! The limit is a bare FIFO with a thread that waits in `read`. `subject_progress` goes on to subscribers at brokers.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -48,11 +48,12 @@ pub(crate) async fn ask(rounds: u32) -> Outcome<Answer> {
     for (case, ours, bare) in [("median", middle, bare_middle), ("99 of 100", late, bare_late)] {
         answer.add(Row::new(case, Figure::of(&ours)).limit(Figure::of(&bare)).below(BAR));
     }
+    crate::subject_progress::ask(rounds, &mut answer).await?;
     Ok(answer.end())
 }
 
 /// Milliseconds that so many of a hundred took at most.
-fn at(sorted: &[Duration], percent: usize) -> f64 {
+pub(crate) fn at(sorted: &[Duration], percent: usize) -> f64 {
     let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(index).map_or(f64::NAN, |delay| delay.as_secs_f64() * 1e3)
 }
