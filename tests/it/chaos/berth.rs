@@ -1,6 +1,6 @@
 //! The brokers that the storms break on: how each is started, and how it is hurt.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream, stream::DiscardPolicy};
@@ -90,14 +90,19 @@ impl Sqlite {
     fn file(&self) -> PathBuf {
         self.folder.path().join("longshore.db")
     }
+}
 
-    /// Takes the lock for writing; it is free again when the connection is dropped.
-    fn lock(&self, within: Duration) -> rusqlite::Result<Connection> {
-        let connection = Connection::open(self.file())?;
-        connection.busy_timeout(within)?;
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        Ok(connection)
-    }
+/// Takes the lock of a database for writing; it is free again when the connection is dropped.
+fn locked(file: &Path, within: Duration) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(file)?;
+    connection.busy_timeout(within)?;
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    Ok(connection)
+}
+
+/// Whether somebody keeps the lock of a database.
+fn is_locked(file: &Path) -> bool {
+    locked(file, Duration::from_secs(1)).is_err()
 }
 
 impl Berth for Sqlite {
@@ -109,13 +114,13 @@ impl Berth for Sqlite {
         format!("sqlite://{}", self.file().display())
     }
     fn is_held_up(&self) -> bool {
-        self.lock(Duration::from_secs(1)).is_err()
+        is_locked(&self.file())
     }
 }
 
 impl Freezes for Sqlite {
     async fn freeze(&mut self) {
-        self.holds = Some(self.lock(Duration::from_secs(20)).unwrap());
+        self.holds = Some(locked(&self.file(), Duration::from_secs(20)).unwrap());
     }
     async fn thaw(&mut self) {
         self.holds.take().unwrap().execute_batch("ROLLBACK").unwrap();
@@ -362,6 +367,9 @@ impl Berth for Amqp {
     fn url(&self) -> String {
         // Custody at once: a killed worker's message must come back by it, too.
         format!("{}?max_priority=9&handoff_after=500ms", self.rabbit.url())
+    }
+    fn is_held_up(&self) -> bool {
+        is_locked(&self.records.path().join("records.db"))
     }
     fn store(&self) -> Option<String> {
         Some(format!("sqlite://{}", self.records.path().join("records.db").display()))
