@@ -21,6 +21,7 @@ mod executor;
 mod girder;
 mod girder_starts;
 mod golden;
+mod heartbeats;
 mod interop;
 mod kills;
 mod layering;
