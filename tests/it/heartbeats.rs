@@ -71,6 +71,8 @@ impl Overheard for Redis {
             while ear.read_line(&mut line).await.unwrap() > 0 {
                 let meanings = [
                     ("+ok", ""),
+                    // Each script is told once, when it is first called.
+                    ("\"script\" \"load\"", ""),
                     // What a script does at the server.
                     (" lua]", ""),
                     ("longshore:{workers}", "it lives"),
@@ -88,6 +90,9 @@ impl Overheard for Redis {
     }
 }
 
+/// What may be told, and how often at most.
+type Most<'a> = &'a [(&'a str, usize)];
+
 /// What means nothing is none.
 fn count(told: &mut Told, meaning: &str) {
     if !meaning.is_empty() {
@@ -96,7 +101,7 @@ fn count(told: &mut Told, meaning: &str) {
 }
 
 /// Asserts that nothing else was told, and nothing more often than that.
-fn only(mut told: Told, most: &[(&str, usize)]) {
+fn only(mut told: Told, most: Most<'_>) {
     let all = told.clone();
     for (meaning, most) in most {
         let count = told.remove(*meaning).unwrap_or_default();
@@ -110,11 +115,7 @@ fn beats(every: Duration) -> usize {
     usize::try_from(WINDOW.as_millis() / every.as_millis()).unwrap() + 1
 }
 
-async fn only_heartbeats(
-    server: &impl Overheard,
-    broker: &str,
-    (idle, running): (&[(&str, usize)], &[(&str, usize)]),
-) {
+async fn only_heartbeats(server: &impl Overheard, broker: &str, (idle, running): (Most<'_>, Most<'_>)) {
     let quay = Quay::new(&settings(broker)).await;
     let _worker = quay.worker(&[]).await;
     eventually(SOON, "the worker stands still", async || {

@@ -179,7 +179,9 @@ impl Fetcher {
         let stems = queues.iter().map(|queue| queue.stem.clone());
         let keys: Vec<String> = std::iter::once(counter).chain(stems).collect();
         let mut call = self.client.call(&EARLY, &keys).arg(&*self.consumer).arg(credit).arg(millis(lease));
-        queues.iter().for_each(|queue| call.push(queue.name.as_str()));
+        for queue in &queues {
+            call.push(queue.name.as_str());
+        }
         let until = Instant::now() + lease;
         let mut early = Vec::new();
         for one in value::list(self.client.common.link.call(&call).await?)? {

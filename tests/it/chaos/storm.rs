@@ -159,6 +159,11 @@ impl<B: Berth> Storm<B> {
             let submissions = batch.iter().map(|task| Submission::of(task, ContentType::Json, 0)).collect();
             self.broker.submit.submit(submissions).await.unwrap();
         }
+        self.count(tasks);
+    }
+
+    /// Counts tasks of the storm that were submitted.
+    pub(super) fn count(&mut self, tasks: &[Task]) {
         self.tasks.extend(tasks.iter().map(|task| task.id.clone()));
     }
 
