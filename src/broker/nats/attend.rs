@@ -1,7 +1,9 @@
-//! What a worker's client hears beside its work: queues that are paused and resumed, and the question what it holds.
+//! What a worker's client hears beside its work: queues that are paused and resumed, tasks that are to be canceled, and the
+//! question what it holds.
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::cancels::Cancels;
 use super::names::{Names, bucket_stream, key_subject};
 use super::{Client, Holding, Paused};
 use crate::broker::Intake;
@@ -27,25 +30,45 @@ pub(super) struct Holds {
     pub(super) worker: String,
 }
 
+/// How long after a reading that failed the next one begins.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Listens as long as `stop` is not cancelled; returns when it hears.
 pub(super) async fn begin(client: &Arc<Client>, stop: CancellationToken) -> Result<(), LinkError> {
     let link = client.link.clone();
-    let pauses =
-        link.subscribe(key_subject(&client.names.control_bucket(), &Names::pause_key_pattern())).await?;
-    let questions = link.subscribe(client.names.roll_call()).await?;
+    let bucket = client.names.control_bucket();
+    let heard = Heard {
+        pauses: link.subscribe(key_subject(&bucket, &Names::pause_key_pattern())).await?,
+        cancels: link.subscribe(key_subject(&bucket, &Names::cancel_key_pattern())).await?,
+        questions: link.subscribe(client.names.roll_call()).await?,
+    };
     let breaks = link.breaks();
     link.settled().await?;
-    let attendant = Attendant {
-        bucket: client.names.control_bucket(),
+    let attendant = Arc::new(Attendant {
+        bucket,
         worker: client.options.worker.clone(),
         paused: Arc::clone(&client.paused),
+        cancels: Arc::clone(&client.cancels),
         held: Arc::clone(&client.held),
         link,
-    };
+    });
     attendant.read_pauses().await?;
-    // Ends with the client.
-    tokio::spawn(attendant.run((pauses, questions), breaks, stop));
+    if let Err(error) = attendant.read_cancels().await {
+        tracing::debug!(%error, "until they can be read, each task's cancel request is asked for");
+        client.cancels.full.notify_one();
+    }
+    // Both end with the client. Reading is no part of listening: it takes long from a server that has just come back, and
+    // whoever asks meanwhile what is held must have an answer, or what runs is queued anew.
+    tokio::spawn(Arc::clone(&attendant).read_again(breaks, stop.clone()));
+    tokio::spawn(attendant.listen(heard, stop));
     Ok(())
+}
+
+/// What is listened to.
+struct Heard {
+    pauses: Subscriber,
+    cancels: Subscriber,
+    questions: Subscriber,
 }
 
 struct Attendant {
@@ -53,40 +76,64 @@ struct Attendant {
     bucket: String,
     worker: String,
     paused: Arc<Paused>,
+    cancels: Arc<Cancels>,
     held: Holding,
 }
 
 impl Attendant {
-    async fn run(
-        self,
-        (mut pauses, mut questions): (Subscriber, Subscriber),
-        mut breaks: Breaks,
-        stop: CancellationToken,
-    ) {
+    async fn listen(self: Arc<Self>, mut heard: Heard, stop: CancellationToken) {
         loop {
             tokio::select! {
-                told = pauses.next() => match told {
+                told = heard.pauses.next() => match told {
                     Some(told) => self.hear_pause(&told),
                     None => return,
                 },
-                asked = questions.next() => match asked {
+                told = heard.cancels.next() => match told {
+                    Some(told) => self.cancels.hear(&told, &self.bucket),
+                    None => return,
+                },
+                asked = heard.questions.next() => match asked {
                     Some(asked) => self.answer(asked).await,
                     None => return,
                 },
-                _ = breaks.changed() => {
-                    // Some may have been missed; while the server is away nothing is handed out anyhow.
-                    if let Err(error) = self.read_pauses().await {
-                        tracing::debug!(%error, "paused queues are looked for again once the server is back");
-                    }
-                }
                 () = stop.cancelled() => return,
             }
         }
     }
 
+    /// Reads what is kept after every break, in which something may have been missed.
+    async fn read_again(self: Arc<Self>, mut breaks: Breaks, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                broken = breaks.changed() => match broken {
+                    Ok(()) => {}
+                    Err(_) => return,
+                },
+                () = self.cancels.full.notified() => {}
+                () = stop.cancelled() => return,
+            }
+            while let Err(error) = self.read_all().await {
+                tracing::debug!(%error, "pauses and cancel requests are read again once the server is back");
+                tokio::select! {
+                    () = tokio::time::sleep(AGAIN) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        }
+    }
+
+    async fn read_all(&self) -> Result<(), LinkError> {
+        self.read_pauses().await?;
+        self.read_cancels().await
+    }
+
     async fn read_pauses(&self) -> Result<(), LinkError> {
         self.paused.replace(paused_queues(&self.link, &self.bucket).await?);
         Ok(())
+    }
+
+    async fn read_cancels(&self) -> Result<(), LinkError> {
+        self.cancels.read(&self.link, &self.bucket).await
     }
 
     fn hear_pause(&self, told: &Message) {

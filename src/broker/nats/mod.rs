@@ -4,12 +4,13 @@
 //! called, and `docs/protocol.md` tells producers what they may rely on. `nats/` owns the connection.
 //!
 //! # Decisions
-//! See `topology` (streams), `arrivals` (requests that wait), `lease` (no fences here), `early`, `events` (two streams, live by core
-//! subjects) and `later` (what waits for its time).
+//! See `topology` (streams), `arrivals` (requests that wait), `lease` (no fences here), `early`, `cancels`, `events` (two streams, live
+//! by core subjects) and `later` (what waits for its time).
 
 mod admin;
 mod arrivals;
 mod attend;
+mod cancels;
 mod dead;
 mod early;
 mod events;
@@ -34,6 +35,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::cancels::Cancels;
 use self::lease::Held;
 use self::names::Names;
 use super::{Adapter, Broker, BrokerError, BrokerUrl, Capabilities, OpenOptions};
@@ -120,6 +122,7 @@ struct Client {
     link: Link,
     options: OpenOptions,
     paused: Arc<Paused>,
+    cancels: Arc<Cancels>,
     held: Holding,
     _background: DropGuard,
 }
@@ -164,6 +167,7 @@ impl Client {
         let client = Arc::new(Self {
             place,
             names,
+            cancels: Arc::new(Cancels::new(link.breaks())),
             link,
             options: options.clone(),
             paused: Arc::default(),

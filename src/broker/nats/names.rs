@@ -194,6 +194,11 @@ impl Names {
         format!("cancel.{}", token(task.as_str()))
     }
 
+    /// A pattern of all keys of tasks that were asked to be canceled.
+    pub(super) fn cancel_key_pattern() -> String {
+        "cancel.*".to_owned()
+    }
+
     /// The key in the control bucket that is there while `queue` is paused.
     pub(super) fn pause_key(queue: &QueueName) -> String {
         format!("pause.{}", token(queue.as_str()))

@@ -173,7 +173,9 @@ impl Needs {
         for bucket in [&self.control, &self.workers, &self.records] {
             publish.push(format!("$KV.{bucket}.>"));
         }
-        subscribe.push(format!("$KV.{}.pause.*", self.control));
+        for what in ["pause", "cancel"] {
+            subscribe.push(format!("$KV.{}.{what}.*", self.control));
+        }
         subscribe.push(self.names.commands());
         subscribe.push(self.names.roll_call());
         Permissions { publish, subscribe, allow_responses: true }

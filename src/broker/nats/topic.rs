@@ -1,5 +1,7 @@
 //! Publishing events, and commands.
 
+use std::sync::Arc;
+
 use async_nats::HeaderMap;
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -53,10 +55,10 @@ impl Topic for Client {
         let breaks = self.link.breaks();
         let heard = self.link.subscribe(self.names.commands()).await.map_err(&cannot)?;
         self.link.settled().await.map_err(&cannot)?;
-        let state = Some((heard, breaks, self.place.name.clone()));
+        let state = Some((heard, breaks, (self.place.name.clone(), Arc::clone(&self.cancels))));
         // Ends when some may have been missed: whoever listens again looks for cancels that are kept.
         Ok(stream::unfold(state, |state| async {
-            let (mut heard, mut breaks, name) = state?;
+            let (mut heard, mut breaks, (name, cancels)) = state?;
             loop {
                 let message = tokio::select! {
                     message = heard.next() => message?,
@@ -66,7 +68,12 @@ impl Topic for Client {
                     }
                 };
                 match serde_json::from_slice(&message.payload) {
-                    Ok(command) => return Some((Ok(command), Some((heard, breaks, name)))),
+                    Ok(command) => {
+                        if let Command::Cancel { task, .. } = &command {
+                            cancels.heard(task);
+                        }
+                        return Some((Ok(command), Some((heard, breaks, (name, cancels)))));
+                    }
                     Err(error) => {
                         tracing::warn!(broker = name, %error, "a command is unreadable and left out");
                     }
@@ -77,6 +84,9 @@ impl Topic for Client {
     }
 
     async fn cancel_requested(&self, task: &TaskId) -> Result<Option<String>, BrokerError> {
+        if self.cancels.exclude(task) {
+            return Ok(None);
+        }
         let found = self.cancel_reason(task).await;
         found.map_err(self.cannot("look for a cancel request"))
     }
@@ -109,6 +119,7 @@ impl Client {
     async fn order(&self, command: &Command) -> Result<(), LinkError> {
         let text = serde_json::to_vec(command).expect("invariant: a command has text keys");
         if let Command::Cancel { task, reason } = command {
+            self.cancels.heard(task);
             let subject = key_subject(&self.names.control_bucket(), &Names::cancel_key(task));
             self.link.publish(subject, HeaderMap::new(), reason.clone().into_bytes().into()).await?;
         }
