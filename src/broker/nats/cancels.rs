@@ -24,7 +24,7 @@ const MOST: usize = 65_536;
 pub(super) struct Cancels {
     known: Mutex<Known>,
     breaks: Breaks,
-    /// Rung when there are too many.
+    /// Rung when all are to be read again: there are too many, or the first reading failed.
     pub(super) full: Notify,
 }
 
