@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{Connection, ConnectionProperties};
+use lapin::{Connection, ConnectionProperties, Consumer};
 use rand::RngExt;
 use serde_json::{Value, json};
 
@@ -45,10 +45,8 @@ impl Drop for Python {
     }
 }
 
-#[tokio::test]
-async fn what_a_killed_worker_held_is_run_by_others_also_by_a_python_worker_on_its_queue() {
-    engine().await;
-    let rabbit = RabbitMq::vhost().await;
+/// Where the results of tasks arrive, as long as the connection lives.
+async fn answers(rabbit: &RabbitMq) -> (Connection, Consumer) {
     let connection = Connection::connect(&rabbit.url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel
@@ -56,8 +54,16 @@ async fn what_a_killed_worker_held_is_run_by_others_also_by_a_python_worker_on_i
         .await
         .unwrap();
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-    let mut answers =
+    let answers =
         channel.basic_consume("answers".into(), "".into(), options, FieldTable::default()).await.unwrap();
+    (connection, answers)
+}
+
+#[tokio::test]
+async fn what_a_killed_worker_held_is_run_by_others_also_by_a_python_worker_on_its_queue() {
+    engine().await;
+    let rabbit = RabbitMq::vhost().await;
+    let (_connection, mut answers) = answers(&rabbit).await;
     let settings = format!(
         "brokers = [\"{}?handoff_after=200ms\"]\n[worker]\nlease = \"3s\"\npoison_limit = 100\n",
         rabbit.url()
@@ -103,15 +109,7 @@ async fn what_a_killed_worker_held_is_run_by_others_also_by_a_python_worker_on_i
 #[tokio::test]
 async fn two_hundred_tasks_outlive_workers_that_are_killed_at_random() {
     let (rabbit, redis) = (RabbitMq::vhost().await, Redis::start().await);
-    let connection = Connection::connect(&rabbit.url(), ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    channel
-        .queue_declare("answers".into(), QueueDeclareOptions::default(), FieldTable::default())
-        .await
-        .unwrap();
-    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-    let mut answers =
-        channel.basic_consume("answers".into(), "".into(), options, FieldTable::default()).await.unwrap();
+    let (_connection, mut answers) = answers(&rabbit).await;
 
     let producer = Producer::on(&rabbit.url(), "celery").await.answered_in("answers");
     for _ in 0..TASKS {
